@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -146,3 +146,153 @@ class ViewSpec:
             ("strong", self.strong),
         )
         return tuple(View(kind, i) for kind, count in counts for i in range(count))
+
+
+@dataclass(frozen=True, slots=True)
+class PerClass:
+    """So many labeled clips per class and source domain."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise UsageError(f"labels: {self.count} per class; need at least 1")
+
+    def __str__(self) -> str:
+        return str(self.count)
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """This share of each class of each source domain is labeled, at least one clip."""
+
+    share: float  # in (0, 1]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise UsageError(f"labels: {self.share:.2%}; need more than 0 % and at most 100 %")
+
+    def __str__(self) -> str:
+        return f"{self.share * 100:g}%"
+
+
+Budget = PerClass | Ratio
+
+
+def parse_budget(text: str) -> Budget:
+    """Read ``5`` (clips per class and source domain) or ``5%`` (share of each class).
+
+    Raises:
+        UsageError: anything else.
+    """
+    try:
+        return Ratio(float(text[:-1]) / 100) if text.endswith("%") else PerClass(int(text))
+    except ValueError:
+        raise UsageError(f"labels: {text!r}; write a number per class (5) or a share (5%)") from None
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which clips a run may use for what; members are positions in the manifest's list of clips.
+
+    Strict protocol: the four parts are disjoint, the target domain is in ``test`` only and nothing else is, and a
+    group is never on two sides.
+    """
+
+    sources: tuple[str, ...]
+    target: str
+    labeled: tuple[int, ...]
+    unlabeled: tuple[int, ...]
+    val: tuple[int, ...]
+    test: tuple[int, ...]
+    protocol: Protocol = "strict"
+    notes: tuple[str, ...] = ()  # what a reader must know, for example classes too small for the budget
+
+    def __post_init__(self) -> None:
+        parts = {"labeled": self.labeled, "unlabeled": self.unlabeled, "val": self.val, "test": self.test}
+        seen: dict[int, str] = {}
+        for name, part in parts.items():
+            for position in part:
+                if position in seen:
+                    raise ValueError(f"clip {position} is in {seen[position]} and in {name}; a strict split is disjoint")
+                seen[position] = name
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything a run depends on, resolved: hashing it gives the run's identity."""
+
+    dataset: str
+    manifest_digest: str  # digest of clip ids, labels, domains, splits and groups
+    classes: tuple[str, ...]
+    sources: tuple[str, ...]
+    target: str
+    modalities: tuple[str, ...]
+    features: Mapping[str, Mapping[str, str]]  # per modality: backbone, weights, digest of the cached features
+    budget: str  # as ``parse_budget`` reads it
+    method: str
+    hparams: Mapping[str, float | str]  # resolved, every name present
+    split_seed: int  # draws the labeled set
+    init_seed: int  # initial weights, batches, dropout
+    steps: int
+    batch_labeled: int
+    batch_unlabeled: int
+    eval_every: int  # steps between two evaluations
+    protocol: Protocol = "strict"
+    target_part: Literal["all", "test"] = "all"  # which clips of the unseen target domain are evaluated
+    selection: str = "last"  # rule that picks the reported evaluation
+    version: str = ""  # code version
+
+    def __post_init__(self) -> None:
+        if self.target in self.sources:
+            raise UsageError(f"target {self.target!r} is also a source; a target domain is in no training set")
+        if self.steps < 1 or self.batch_labeled < 1 or self.batch_unlabeled < 1 or self.eval_every < 1:
+            raise UsageError("steps, batch sizes and eval_every must be at least 1")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as stored in a result."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> RunSpec:
+        """Read what ``to_json`` wrote."""
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+        return cls(**values)
+
+    @property
+    def run_id(self) -> str:
+        """First 16 hex digits of the digest of all fields."""
+        return digest(self.to_json())[:16]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The record of a finished run: written once, atomically; it exists means it is finished.
+
+    Curves share the axis ``step``: ``target/fused`` and ``val/<modality>`` are accuracies, ``loss/<term>`` are means
+    since the previous evaluation, ``pseudo/<mask>/coverage`` and ``.../precision`` describe the accepted pseudo-labels
+    over the whole unlabeled pool (``None`` where no pseudo-label was accepted).
+    """
+
+    spec: RunSpec
+    metrics: Mapping[str, float | None]  # the curves at the selected evaluation, and ``selected_step``
+    curves: Mapping[str, Sequence[float | None]]
+    selection: str
+    environment: Mapping[str, str | int | float]
+    seconds: float  # training time of the run's stack divided by the number of its runs
+    status: Literal["finished", "diverged"] = "finished"
+    notes: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as written to disk."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return {"schema": 1, "run_id": self.spec.run_id, **plain}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> RunResult:
+        """Read what ``to_json`` wrote."""
+        values = {k: v for k, v in plain.items() if k not in ("schema", "run_id")}
+        values["spec"] = RunSpec.from_json(values["spec"])
+        values["notes"] = tuple(values["notes"])
+        return cls(**values)
