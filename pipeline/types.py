@@ -214,7 +214,7 @@ class Split:
         for name, part in parts.items():
             for position in part:
                 if position in seen:
-                    raise ValueError(f"clip {position} is in {seen[position]} and in {name}; a strict split is disjoint")
+                    raise ValueError(f"clip {position} is in {seen[position]} and {name}; a strict split is disjoint")
                 seen[position] = name
 
 
@@ -257,7 +257,7 @@ class RunSpec:
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> RunSpec:
         """Read what ``to_json`` wrote."""
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
         return cls(**values)
 
     @property

@@ -1,0 +1,60 @@
+"""FixMatch (Sohn et al. 2020) on multimodal features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from heads.losses import PseudoLabels, cross_entropy
+from heads.method import Method, Recipe
+from heads.network import FUSED, Labeled, Unlabeled
+from heads.randomness import RunStreams
+
+
+class FixMatch(Method):
+    """Labeled cross-entropy, and cross-entropy of the strong view against confident pseudo-labels of the weak view."""
+
+    uses_unlabeled = True
+
+    def losses(
+        self, labeled: Labeled, unlabeled: Unlabeled | None, streams: RunStreams | None, step: int
+    ) -> dict[str, Tensor]:
+        """Terms ``labeled/<head>`` and ``consistency/<head>`` (sum over confident clips divided by the batch size)."""
+        if unlabeled is None:
+            raise ValueError("FixMatch needs an unlabeled batch")
+        terms = self.supervised(
+            labeled, self.network(labeled.x, labeled.present, self.rates(), streams, step, "labeled")
+        )
+        with torch.no_grad():
+            weak = self.network(unlabeled.weak, unlabeled.present, self.rates(), streams, step, "weak")
+        pseudo = self.pseudo_labels(weak.logits, unlabeled.present)
+        strong = self.network(unlabeled.strong, unlabeled.present, self.rates(), streams, step, "strong")
+        for head, logits in strong.logits.items():
+            mask = pseudo.accepted & unlabeled.present[head] if head != FUSED else pseudo.accepted
+            share = mask.to(logits.dtype).mean(-1)
+            terms[f"consistency/{head}"] = cross_entropy(logits, pseudo.labels, mask) * share
+        return terms
+
+    def objectives(self, terms: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """One objective: labeled terms plus ``weight_consistency`` times the consistency terms."""
+        weight = self.hparam("weight_consistency")
+        return (torch.stack([v * weight if k.startswith("consistency/") else v for k, v in terms.items()]).sum(0),)
+
+    @torch.no_grad()
+    def pseudo_labels(self, logits: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> PseudoLabels:
+        """Accept a clip when the fused confidence is >= threshold."""
+        confidence, labels = torch.softmax(logits[FUSED], -1).max(-1)
+        accepted = confidence >= self.hparam("threshold")[:, None]
+        return PseudoLabels(labels, accepted, torch.zeros_like(accepted))
+
+
+RECIPE = Recipe(
+    title="FixMatch",
+    source="Sohn et al. 2020, arXiv 2001.07685, eq. 4",
+    variant="pseudo-label from the fused weak prediction; cross-entropy of the fused and all unimodal heads on the "
+    "strong view, summed over confident clips and divided by the batch size; labeled clips are not pseudo-labeled",
+    build=FixMatch,
+    hparams={"threshold": 0.95, "weight_consistency": 1.0},
+)

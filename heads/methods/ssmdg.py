@@ -1,0 +1,158 @@
+"""SSMDG: semi-supervised multimodal domain generalisation (arXiv 2602.22917), complete loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from heads.gradients import pcgrad
+from heads.layers import initialise, unit
+from heads.losses import (
+    PseudoLabels,
+    alignment_terms,
+    consensus_pseudo_labels,
+    cross_entropy,
+    generalised_cross_entropy,
+    masked_mean,
+    prototype_distances,
+    translation_terms,
+)
+from heads.method import Method, Recipe
+from heads.network import HeadShape, Labeled, Outputs, Unlabeled
+from heads.prototypes import Prototypes
+from heads.randomness import RunStreams
+from heads.translators import build_translators, pair_name
+
+
+class SSMDG(Method):
+    """Consensus pseudo-labels, noise-tolerant loss on unsupported ones, prototypes, translators, PCGrad.
+
+    Differences to the authors' release, on purpose: prototypes of a (domain, class) that no labeled clip has reached
+    yet take no part in the losses (there they are random unit vectors that attract features; ``unseen_prototypes`` 1
+    gives the release's behaviour); a clip without a modality takes part with what it has.
+    """
+
+    uses_unlabeled = True
+
+    def __init__(self, shape: HeadShape, hparams: Mapping[str, Tensor], seeds: Sequence[int]) -> None:
+        super().__init__(shape, hparams, seeds)
+        dims = dict(shape.dims)
+        self.translators = build_translators(self.runs, dims, shape.translator_hidden)
+        initialise(self.translators, seeds, "translators")
+        self.prototypes = Prototypes(self.runs, shape.domains, shape.classes, dims)
+        self.prototypes.initialise(seeds)
+
+    def losses(
+        self, labeled: Labeled, unlabeled: Unlabeled | None, streams: RunStreams | None, step: int
+    ) -> dict[str, Tensor]:
+        """All terms of the paper's objective, unweighted; the prototypes move before the unlabeled pass."""
+        if unlabeled is None:
+            raise ValueError("SSMDG needs an unlabeled batch")
+        out = self.network(labeled.x, labeled.present, self.rates(), streams, step, "labeled")
+        terms = self.supervised(labeled, out)
+        self.prototypes.update(out.embeddings, labeled.present, labeled.y, labeled.domain)
+        weak = self.network(unlabeled.weak, unlabeled.present, self.rates(), streams, step, "weak")
+        strong = self.network(unlabeled.strong, unlabeled.present, self.rates(), streams, step, "strong")
+        pseudo = self.pseudo_labels(weak.logits, unlabeled.present)
+        everyone = torch.ones_like(pseudo.accepted)
+        q = self.hparam("gce_q")
+        for head in strong.logits:
+            here = unlabeled.present.get(head, everyone)
+            accepted, rest = pseudo.accepted & here, pseudo.nonconsensus & here
+            terms[f"consensus/{head}"] = cross_entropy(strong.logits[head], pseudo.labels, accepted)
+            for view, outputs in (("weak", weak), ("strong", strong)):
+                terms[f"gce/{head}/{view}"] = generalised_cross_entropy(outputs.logits[head], pseudo.labels, rest, q)
+        terms["prototype"] = self._alignment(strong, unlabeled, pseudo)
+        for view, outputs in (("weak", weak), ("strong", strong)):
+            terms[f"translation/{view}"] = self._translation(outputs, unlabeled, pseudo, streams, step, view)
+        return terms
+
+    def objectives(self, terms: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Two objectives: labeled cross-entropy, and the weighted sum of everything unlabeled."""
+        weights = {
+            "consensus": self.hparam("weight_consensus"),
+            "gce": self.hparam("weight_gce"),
+            "prototype": self.hparam("weight_prototype"),
+            "translation": self.hparam("weight_translation"),
+        }
+        labeled = torch.stack([v for k, v in terms.items() if k.startswith("labeled/")]).sum(0)
+        unlabeled = torch.stack(
+            [v * weights[k.split("/")[0]] for k, v in terms.items() if not k.startswith("labeled/")]
+        ).sum(0)
+        return labeled, unlabeled
+
+    def combine(self, objectives: tuple[Tensor, ...]) -> None:
+        """PCGrad between the labeled and the unlabeled objective, over all parameters of each run."""
+        pcgrad(objectives[0], objectives[1], list(self.parameters()))
+
+    def pseudo_labels(self, logits: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> PseudoLabels:
+        """Consensus of the fused and at least one unimodal prediction, both confident."""
+        return consensus_pseudo_labels(logits, present, self.hparam("threshold"))
+
+    def _known(self, modality: str, labels: Tensor) -> Tensor:
+        """Which prototypes of each clip's class take part: ``(runs, batch, domains)`` bool."""
+        rows = torch.arange(self.runs, device=labels.device)[:, None]
+        reached = self.prototypes.counts(modality)[rows, :, labels] > 0
+        return reached | (self.hparam("unseen_prototypes") > 0)[:, None, None]
+
+    def _alignment(self, strong: Outputs, unlabeled: Unlabeled, pseudo: PseudoLabels) -> Tensor:
+        """Mean over modalities, consensus clips and domains of the distance to the class prototype."""
+        values, weights = [], []
+        for name in self.shape.modalities:
+            distances = prototype_distances(strong.embeddings[name], self.prototypes.vectors(name), pseudo.labels)
+            mask = pseudo.accepted & unlabeled.present[name]
+            terms, weight = alignment_terms(distances, self._known(name, pseudo.labels), mask)
+            values.append(terms)
+            weights.append(weight)
+        return masked_mean(torch.cat(values, -1), torch.cat(weights, -1))
+
+    def _translation(
+        self,
+        outputs: Outputs,
+        unlabeled: Unlabeled,
+        pseudo: PseudoLabels,
+        streams: RunStreams | None,
+        step: int,
+        view: str,
+    ) -> Tensor:
+        """Mean over ordered pairs and consensus clips of the translation's distance to the target prototype."""
+        values, weights = [], []
+        for source in self.shape.modalities:
+            start = unit(outputs.embeddings[source])
+            for target in self.shape.modalities:
+                if source == target:
+                    continue
+                name = pair_name(source, target)
+                translated = self.translators[name](
+                    start, self.hparam("dropout_translator"), streams, step, f"{view}/{name}"
+                )
+                distances = prototype_distances(translated, self.prototypes.vectors(target), pseudo.labels)
+                terms, weight = translation_terms(
+                    distances,
+                    self._known(target, pseudo.labels),
+                    unlabeled.domain,
+                    pseudo.accepted & unlabeled.present[source],
+                )
+                values.append(terms)
+                weights.append(weight)
+        return masked_mean(torch.cat(values, -1), torch.cat(weights, -1))
+
+
+RECIPE = Recipe(
+    title="SSMDG",
+    source="arXiv 2602.22917 (CVPR 2026)",
+    variant="complete loss; prototypes that no labeled clip has reached take no part",
+    build=SSMDG,
+    hparams={
+        "threshold": 0.95,
+        "weight_consensus": 1.0,
+        "weight_gce": 0.1,
+        "gce_q": 0.7,
+        "weight_prototype": 0.01,
+        "weight_translation": 0.01,
+        "dropout_translator": 0.5,
+        "unseen_prototypes": 0.0,
+    },
+)
