@@ -45,11 +45,19 @@ def generalised_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor, q: T
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """Pseudo-labels of an unlabeled batch; all tensors ``(runs, batch)``, no gradient."""
+    """Pseudo-labels of an unlabeled batch; all tensors ``(runs, batch)``, no gradient.
+
+    ``masks["accepted"]`` are the clips used with cross-entropy (FixMatch's confident ones, SSMDG's consensus); a
+    method may name more.
+    """
 
     labels: Tensor  # argmax of the fused weak prediction, int64
-    accepted: Tensor  # used with cross-entropy: FixMatch's confident clips, SSMDG's consensus, bool
-    nonconsensus: Tensor  # confident fused prediction that no modality supports, bool
+    masks: Mapping[str, Tensor]  # by name, bool
+
+    @property
+    def accepted(self) -> Tensor:
+        """Clips used with cross-entropy."""
+        return self.masks["accepted"]
 
 
 @torch.no_grad()
@@ -73,7 +81,8 @@ def consensus_pseudo_labels(
     for name, here in present.items():
         own_confidence, own_labels = torch.softmax(logits[name], -1).max(-1)
         supported |= here & (own_labels == labels) & (own_confidence >= limit)
-    return PseudoLabels(labels, confident & supported, confident & ~supported)
+    masks = {"accepted": confident & supported, "nonconsensus": confident & ~supported}
+    return PseudoLabels(labels, masks)
 
 
 def prototype_distances(embedding: Tensor, prototypes: Tensor, labels: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from heads.randomness import seed_from
 
 
 class Prototypes(nn.Module):
-    """State of a stack: ``vectors(m)`` is ``(runs, domains, classes, dim)``, ``counts(m)`` ``(runs, domains, classes)``.
+    """State of a stack: ``vectors`` ``(runs, domains, classes, dim)`` and ``counts`` ``(runs, domains, classes)``.
 
     ``counts`` holds the number of batches that have updated a cell. A cell never updated holds a random unit vector;
     whether it takes part in losses is the method's choice.

@@ -35,6 +35,9 @@ class MediaError(PipeError):
         self.code = code
         self.detail = detail
 
+    def __reduce__(self) -> tuple[type[MediaError], tuple[str, str]]:
+        return type(self), (self.code, self.detail)
+
 
 class MediaAbsent(MediaError):
     """The file is sound and simply has no such track (for example a video without sound)."""

@@ -47,7 +47,7 @@ class FixMatch(Method):
         """Accept a clip when the fused confidence is >= threshold."""
         confidence, labels = torch.softmax(logits[FUSED], -1).max(-1)
         accepted = confidence >= self.hparam("threshold")[:, None]
-        return PseudoLabels(labels, accepted, torch.zeros_like(accepted))
+        return PseudoLabels(labels, {"accepted": accepted})
 
 
 RECIPE = Recipe(

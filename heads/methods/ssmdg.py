@@ -60,7 +60,7 @@ class SSMDG(Method):
         q = self.hparam("gce_q")
         for head in strong.logits:
             here = unlabeled.present.get(head, everyone)
-            accepted, rest = pseudo.accepted & here, pseudo.nonconsensus & here
+            accepted, rest = pseudo.accepted & here, pseudo.masks["nonconsensus"] & here
             terms[f"consensus/{head}"] = cross_entropy(strong.logits[head], pseudo.labels, accepted)
             for view, outputs in (("weak", weak), ("strong", strong)):
                 terms[f"gce/{head}/{view}"] = generalised_cross_entropy(outputs.logits[head], pseudo.labels, rest, q)

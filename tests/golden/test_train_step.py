@@ -215,7 +215,7 @@ def test_training_steps(golden: np.lib.npyio.NpzFile, case: str, optimiser: str)
         pseudo = method.pseudo_labels(weak, unlabeled.present)
         assert (pseudo.labels[0].numpy() == golden[f"{key}/pseudo_labels"]).all()
         assert (pseudo.accepted[0].numpy() == golden[f"{key}/mask_consensus"]).all()
-        assert (pseudo.nonconsensus[0].numpy() == golden[f"{key}/mask_nonconsensus"]).all()
+        assert (pseudo.masks["nonconsensus"][0].numpy() == golden[f"{key}/mask_nonconsensus"]).all()
         terms = method.losses(labeled, unlabeled, None, step)
         objectives = method.objectives(terms)
         check_terms(golden, key, terms, objectives)
@@ -268,7 +268,7 @@ def test_consensus_masks(golden: np.lib.npyio.NpzFile) -> None:
     pseudo = consensus_pseudo_labels(logits, here, torch.tensor([0.95]))
     assert (pseudo.labels[0].numpy() == golden["unit/masks/pseudo"]).all()
     assert (pseudo.accepted[0].numpy() == golden["unit/masks/consensus"]).all()
-    assert (pseudo.nonconsensus[0].numpy() == golden["unit/masks/nonconsensus"]).all()
+    assert (pseudo.masks["nonconsensus"][0].numpy() == golden["unit/masks/nonconsensus"]).all()
 
 
 @pytest.mark.parametrize("name", ["conflict", "aligned"])
@@ -312,11 +312,11 @@ def test_prototypes_and_their_losses(golden: np.lib.npyio.NpzFile, name: str) ->
     known = torch.ones(*labels.shape, domains, dtype=torch.bool)
     near = [alignment_terms(prototype_distances(features[m], prototypes.vectors(m), labels), known, mask) for m in dims]
     loss = masked_mean(torch.cat([v for v, _ in near], -1), torch.cat([w for _, w in near], -1))
-    assert loss.item() == pytest.approx(float(golden[f"{key}/prototype_loss"]), rel=1e-9)
+    assert loss.item() == pytest.approx(float(golden[f"{key}/loss/prototype_loss"]), rel=1e-9)
     far = []
     for source, target, stored in (("video", "audio", "linear_v2a_weight"), ("audio", "video", "linear_a2v_weight")):
-        translated = unit(features[source]) @ torch.from_numpy(golden[f"{key}/{stored}"]).T
+        translated = unit(features[source]) @ torch.from_numpy(golden[f"{key}/loss/{stored}"]).T
         distances = prototype_distances(translated, prototypes.vectors(target), labels)
         far.append(translation_terms(distances, known, own, mask))
     loss = masked_mean(torch.cat([v for v, _ in far], -1), torch.cat([w for _, w in far], -1))
-    assert loss.item() == pytest.approx(float(golden[f"{key}/translation_loss"]), rel=1e-9)
+    assert loss.item() == pytest.approx(float(golden[f"{key}/loss/translation_loss"]), rel=1e-9)

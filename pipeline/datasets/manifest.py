@@ -1,0 +1,165 @@
+"""Your own data: a manifest in CSV."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.errors import ManifestError, nearest
+from pipeline.types import Clip, Manifest
+
+REQUIRED = ("clip_id", "path", "label", "domain", "split")
+OPTIONAL = ("start", "stop", "audio_path", "flow_path", "group", "rate_hz")
+SPLITS = ("train", "val", "test")
+MEDIA_COLUMNS = {"path": "video", "audio_path": "audio", "flow_path": "flow"}
+
+
+def read_manifest(path: Path, root: Path | None = None, name: str | None = None, outside: bool = False) -> Manifest:
+    """Read a CSV manifest with a header line.
+
+    Columns: ``clip_id, path, label, domain, split`` and, where wanted, ``start, stop`` (seconds), ``audio_path``,
+    ``flow_path``, ``group``, ``rate_hz`` (frame rate of a folder of frames). Relative paths start at ``root``. Classes
+    are the labels in alphabetical order, or the lines of ``classes.txt`` beside the manifest where that file exists.
+
+    Args:
+        path: the CSV file; UTF-8 with or without a byte-order mark, any line ending.
+        root: folder that media must lie in; default the manifest's own.
+        name: name of the data set; default the file's stem, or its folder's name if the file is ``manifest.csv``.
+        outside: allow media outside ``root``.
+
+    Raises:
+        ManifestError: every faulty row at once, with its line number.
+    """
+    path = path.expanduser()
+    if not path.is_file():
+        raise ManifestError(f"manifest {path} is not a file; give a CSV file with columns {', '.join(REQUIRED)}")
+    root = (root or path.parent).expanduser().resolve()
+    if not root.is_dir():
+        raise ManifestError(f"root {root} is not a folder; media paths of the manifest are relative to it")
+    rows = _rows(path)
+    classes = _classes(path.parent / "classes.txt", rows)
+    problems: list[str] = []
+    clips: list[Clip] = []
+    lines: dict[str, int] = {}
+    for number, row in rows:
+        try:
+            clip = _clip(row, root, classes, outside)
+            if clip.clip_id in lines:
+                raise ManifestError(f"clip_id {clip.clip_id!r} was used in line {lines[clip.clip_id]} already")
+            lines[clip.clip_id] = number
+            clips.append(clip)
+        except ManifestError as error:
+            problems.append(f"line {number}: {error}")
+    if problems:
+        shown = "\n  ".join(problems[:20]) + (f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise ManifestError(f"{path} has {len(problems)} faulty of {len(rows)} rows:\n  {shown}")
+    if clips and not any(p.exists() for clip in clips for p in clip.media.values()):
+        first = next(iter(clips[0].media.values()))
+        raise ManifestError(f"none of the media files of {path} exists (first: {first}); is --root right? It is {root}")
+    domains = tuple(sorted({clip.domain for clip in clips}))
+    return Manifest(name or dataset_name(path), classes, domains, tuple(clips), root)
+
+
+def dataset_name(path: Path) -> str:
+    """Name of a data set from its manifest's path, with characters that are safe in folder names."""
+    stem = path.resolve().parent.name if path.stem == "manifest" else path.stem
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "dataset"
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Rows with their line numbers; names and values are stripped of white space."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from None
+    reader = csv.reader(text.splitlines(), skipinitialspace=True)
+    header = [name.strip() for name in next(reader, [])]
+    known = (*REQUIRED, *OPTIONAL)
+    missing = [name for name in REQUIRED if name not in header]
+    if missing:
+        hints = "".join(nearest(name, [h for h in header if h not in known]) for name in missing)
+        raise ManifestError(
+            f"{path} lacks the column(s) {', '.join(missing)}.{hints} "
+            f"Found: {', '.join(header) or 'nothing'}; needed: {', '.join(REQUIRED)}; optional: {', '.join(OPTIONAL)}"
+        )
+    unknown = [name for name in header if name not in known]
+    if unknown:
+        raise ManifestError(
+            f"{path} has the unknown column {unknown[0]!r}.{nearest(unknown[0], known)} "
+            f"Allowed: {', '.join(known)}; remove or rename it"
+        )
+    rows = []
+    for values in reader:
+        if not any(value.strip() for value in values):
+            continue
+        if len(values) != len(header):
+            raise ManifestError(
+                f"{path} line {reader.line_num}: {len(values)} values for {len(header)} columns; "
+                "put values that hold a comma in double quotes"
+            )
+        rows.append((reader.line_num, {k: v.strip() for k, v in zip(header, values, strict=True)}))
+    if not rows:
+        raise ManifestError(f"{path} has a header and no rows")
+    return rows
+
+
+def _classes(listing: Path, rows: list[tuple[int, dict[str, str]]]) -> tuple[str, ...]:
+    """Class names from ``classes.txt``, or the labels that occur, sorted."""
+    if listing.is_file():
+        names = [line.strip() for line in listing.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        if len(set(names)) != len(names):
+            raise ManifestError(f"{listing} names a class twice; every class stands in one line")
+        return tuple(names)
+    return tuple(sorted({row["label"] for _, row in rows}))
+
+
+def _clip(row: Mapping[str, str], root: Path, classes: tuple[str, ...], outside: bool) -> Clip:
+    """Build and check one clip."""
+    if row["label"] not in classes or not row["label"]:
+        raise ManifestError(
+            f"label {row['label']!r} is not in the class list.{nearest(row['label'], classes)} "
+            f"Classes: {', '.join(classes)}"
+        )
+    if not row["domain"]:
+        raise ManifestError("domain is empty; name the site or recording condition, any text")
+    if row["split"] not in SPLITS:
+        raise ManifestError(f"split {row['split']!r} is none of {', '.join(SPLITS)}.{nearest(row['split'], SPLITS)}")
+    media = {key: _inside(row[c], c, root, outside) for c, key in MEDIA_COLUMNS.items() if row.get(c)}
+    return Clip(
+        clip_id=row["clip_id"],
+        domain=row["domain"],
+        label=row["label"],
+        split=row["split"],
+        group=row.get("group") or row["clip_id"],
+        media=media,
+        start_seconds=_number(row, "start"),
+        end_seconds=_number(row, "stop"),
+        rate_hz=_number(row, "rate_hz"),
+    )
+
+
+def _inside(text: str, column: str, root: Path, outside: bool) -> Path:
+    """Resolve a media path and refuse one that leaves the root."""
+    path = (root / text).resolve()
+    if not outside and not path.is_relative_to(root):
+        raise ManifestError(
+            f"{column} {text!r} lies outside the root {root}; move it there, give --root, or allow it with --outside"
+        )
+    return path
+
+
+def _number(row: Mapping[str, str], column: str) -> float | None:
+    """Read an optional number of seconds or hertz."""
+    text = row.get(column, "")
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        raise ManifestError(f"{column} is {text!r}; write a number, for example 12.5") from None
+    if not math.isfinite(value):
+        raise ManifestError(f"{column} is {text!r}; it must be finite")
+    return value

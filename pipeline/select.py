@@ -1,0 +1,42 @@
+"""Model selection: which evaluation of a finished run is reported. Rules read stored curves, after training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from pipeline.errors import UsageError, choose
+
+Curves = Mapping[str, Sequence[float | None]]
+
+
+def _best(curves: Curves, name: str, rule: str) -> int:
+    """Position of the highest value; ties go to the later evaluation, as in SSMDG's release."""
+    values = [(-1.0 if value is None else value, i) for i, value in enumerate(curves.get(name, ()))]
+    if not values or max(values)[0] < 0:
+        raise UsageError(f"selection {rule!r} needs the curve {name!r}, which has no values; use --selection last")
+    return max(values)[1]
+
+
+def last(curves: Curves) -> int:
+    """The last evaluation: uses no labels at all."""
+    return len(curves["step"]) - 1
+
+
+def source_val(curves: Curves) -> int:
+    """Highest accuracy on the source domains' validation clips: uses their labels, more than the budget holds."""
+    return _best(curves, "val/fused", "source-val")
+
+
+def oracle(curves: Curves) -> int:
+    """Highest accuracy on the target domain: an upper bound, never a result."""
+    return _best(curves, "target/fused", "oracle")
+
+
+SELECTION: dict[str, Callable[[Curves], int]] = {"last": last, "source-val": source_val, "oracle": oracle}
+
+
+def selected(curves: Curves, rule: str) -> dict[str, float | None]:
+    """Return every curve's value at the evaluation that a rule picks, and ``selected_step``."""
+    position = SELECTION[choose("selection rule", rule, SELECTION)](curves)
+    values = {name: series[position] for name, series in curves.items() if name != "step"}
+    return {"selected_step": curves["step"][position], **values}

@@ -1,0 +1,145 @@
+"""Tasks on worker processes: progress while they run, and a worker's death costs its task one retry, not the run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Generic, TypeVar, cast
+
+from pipeline.errors import PipeError
+from pipeline.process import configure_process
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Advance = Callable[[int], None]
+
+
+class WorkerFailed(PipeError):
+    """A worker process died on the same task twice, or raised an unexpected error."""
+
+
+def run_tasks(
+    function: Callable[[Task, Advance], Result], tasks: Sequence[Task], workers: int, advance: Advance
+) -> Iterator[tuple[int, Result]]:
+    """Yield ``(position, result)`` of every task, as they finish.
+
+    Args:
+        function: importable by name; called with a task and a callback for progress.
+        tasks: picklable values, started in this order.
+        workers: number of processes; 1 runs everything in this process.
+        advance: called in this process with the amounts that ``function`` reports.
+
+    Raises:
+        PipeError: what a task raised, unchanged.
+        WorkerFailed: a worker died twice on one task or raised something unexpected.
+    """
+    if workers <= 1 or len(tasks) <= 1:
+        for position, task in enumerate(tasks):
+            yield position, function(task, advance)
+        return
+    pool = _Pool(function, tasks, min(workers, len(tasks)), advance)
+    try:
+        yield from pool.run()
+    finally:
+        pool.stop()
+
+
+class _Pool(Generic[Task, Result]):
+    """Spawned processes, one pipe each. A worker whose parent is gone sees its pipe close and ends."""
+
+    def __init__(
+        self, function: Callable[[Task, Advance], Result], tasks: Sequence[Task], workers: int, advance: Advance
+    ) -> None:
+        self.function, self.tasks, self.advance = function, tasks, advance
+        self.queue = deque(range(len(tasks)))
+        self.retried: set[int] = set()
+        self.reported: dict[int, int] = {}
+        self.context = multiprocessing.get_context("spawn")
+        self.busy: dict[Connection, tuple[BaseProcess, int]] = {}
+        self.idle: list[tuple[Connection, BaseProcess]] = [self._start() for _ in range(workers)]
+
+    def _start(self) -> tuple[Connection, BaseProcess]:
+        ours, theirs = self.context.Pipe()
+        process = self.context.Process(target=_serve, args=(theirs, self.function), daemon=True)
+        process.start()
+        theirs.close()
+        return ours, process
+
+    def run(self) -> Iterator[tuple[int, Result]]:
+        while self.queue or self.busy:
+            while self.queue and self.idle:
+                position = self.queue.popleft()
+                connection, process = self.idle.pop()
+                self.reported[position] = 0
+                self.busy[connection] = (process, position)
+                connection.send(self.tasks[position])
+            for ready in wait(list(self.busy)):
+                yield from self._receive(cast(Connection, ready))
+
+    def _receive(self, connection: Connection) -> Iterator[tuple[int, Result]]:
+        process, position = self.busy[connection]
+        try:
+            kind, value = connection.recv()
+        except (EOFError, ConnectionResetError):
+            del self.busy[connection]
+            self._retry(process, position)
+            return
+        if kind == "advance":
+            self.reported[position] += value
+            self.advance(value)
+            return
+        del self.busy[connection]
+        if kind == "error":
+            raise value
+        self.idle.append((connection, process))
+        yield position, value
+
+    def _retry(self, process: BaseProcess, position: int) -> None:
+        """Give a dead worker's task to a new worker, once; its progress is taken back."""
+        process.join()
+        if position in self.retried:
+            raise WorkerFailed(
+                f"a worker process died twice (exit code {process.exitcode}) on task {position}: "
+                f"{self.tasks[position]!r:.300}. Finished work is kept; run the same command again to go on, with "
+                "--workers 1 to see the cause"
+            )
+        self.retried.add(position)
+        self.advance(-self.reported[position])
+        self.queue.appendleft(position)
+        self.idle.append(self._start())
+
+    def stop(self) -> None:
+        """End all workers at once."""
+        for process in [p for p, _ in self.busy.values()] + [p for _, p in self.idle]:
+            process.kill()
+            process.join()
+        for connection in [*self.busy, *[c for c, _ in self.idle]]:
+            connection.close()
+
+
+def _serve(connection: Connection, function: Callable[[Task, Advance], Result]) -> None:
+    """A worker's loop: tasks come in, progress and results go out, until the parent's end closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    configure_process()
+    try:
+        while True:
+            task = connection.recv()
+            try:
+                result = function(task, lambda amount: connection.send(("advance", amount)))
+            except PipeError as error:
+                connection.send(("error", error))
+            except (BrokenPipeError, EOFError):
+                raise
+            except Exception as error:
+                text = "".join(traceback.format_exception(error))
+                connection.send(("error", WorkerFailed(f"unexpected error in a worker:\n{text}")))
+            else:
+                connection.send(("result", result))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        sys.exit(0)
