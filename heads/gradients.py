@@ -8,25 +8,29 @@ import torch
 from torch import Tensor
 
 
-def _dot(a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> Tensor | float:
-    """Inner product per run over all parameters, ``(runs,)``; a missing gradient counts as zero."""
-    total: Tensor | float = 0.0
-    for left, right in zip(a, b, strict=True):
-        if left is not None and right is not None:
-            total = total + (left * right).flatten(1).sum(1)
-    return total
+Gradients = Sequence[Tensor | None]
 
 
-def pcgrad_coefficients(first: Sequence[Tensor | None], second: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+def _dot(first: Gradients, second: Gradients) -> Tensor | float:
+    """Inner product per run over all parameters, ``(runs,)``; a missing gradient counts as zero.
+
+    A product and a row sum: batched products and vector norms are quicker here and there, but their rounding depends
+    on the number of runs.
+    """
+    pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+    return torch.stack([(a * b).flatten(1).sum(1) for a, b in pairs]).sum(0) if pairs else 0.0
+
+
+def pcgrad_coefficients(first: Gradients, second: Gradients) -> tuple[Tensor, Tensor]:
     """Weights ``(runs,)`` of two gradients in PCGrad's merged gradient ``a g1 + b g2`` (Yu et al. 2020, algorithm 1).
 
     Where ``g1.g2 < 0`` each gradient loses its component along the other's original, then both are averaged; as in
     SSMDG's release the squared norms carry 1e-8. Elsewhere both weights are 1/2.
     """
-    dot = torch.as_tensor(_dot(first, second))
-    conflict = dot.clamp(max=0)
-    norm_first, norm_second = torch.as_tensor(_dot(first, first)), torch.as_tensor(_dot(second, second))
-    return (1 - conflict / (norm_first + 1e-8)) / 2, (1 - conflict / (norm_second + 1e-8)) / 2
+    conflict = torch.as_tensor(_dot(first, second)).clamp(max=0)
+    a = (1 - conflict / (_dot(first, first) + 1e-8)) / 2
+    b = (1 - conflict / (_dot(second, second) + 1e-8)) / 2
+    return a, b
 
 
 def pcgrad(first: Tensor, second: Tensor, parameters: Sequence[Tensor]) -> None:
@@ -49,9 +53,9 @@ def pcgrad(first: Tensor, second: Tensor, parameters: Sequence[Tensor]) -> None:
     b = torch.where(has_second, torch.where(has_first, b, one), zero)
     for parameter, g1, g2 in zip(parameters, gradients_first, gradients_second, strict=True):
         axes = (-1,) + (1,) * (parameter.dim() - 1)
-        merged: Tensor | None = None
-        if g1 is not None:
-            merged = g1 * a.view(axes)
-        if g2 is not None:
-            merged = g2 * b.view(axes) if merged is None else merged.addcmul_(g2, b.view(axes))
-        parameter.grad = torch.zeros_like(parameter) if merged is None else merged
+        if g1 is not None and g2 is not None:
+            parameter.grad = g1.mul_(a.view(axes)).addcmul_(g2, b.view(axes))
+        elif g1 is not None:
+            parameter.grad = g1.mul_(a.view(axes))
+        else:
+            parameter.grad = torch.zeros_like(parameter) if g2 is None else g2.mul_(b.view(axes))

@@ -238,6 +238,28 @@ def _tasks(
     return tasks
 
 
+def resolve_device(name: str) -> str:
+    """Return ``cpu`` or ``cuda:N`` for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    if name == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return name
+    kind, _, index = name.partition(":")
+    number = int(index) if index.isdigit() else 0
+    if kind != "cuda" or (index and not index.isdigit()):
+        raise UsageError(f"{name!r} is not a device. Allowed: auto, cpu, cuda, cuda:N")
+    if number >= torch.cuda.device_count():
+        raise UsageError(
+            f"device {name!r} is not here: PyTorch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices; "
+            "use --device cpu, or install a driver and a CUDA build of PyTorch"
+        )
+    return f"cuda:{number}"
+
+
 @lru_cache(maxsize=8)
 def _encoder(backbone: str, device: str) -> Encoder:
     return BACKBONES[backbone].load(torch.device(device))

@@ -105,7 +105,10 @@ def result_table(results: Sequence[RunResult], baseline: str = "erm", metric: st
     if len(groups) > 1:
         raise ValueError(f"results of {len(groups)} settings; group_by_setting() first, one table holds one setting")
     setting, runs = groups[0]
-    runs, notes = _unique(runs)
+    notes = []
+    if len(unique_runs(runs)) < len(runs):
+        notes.append(f"{len(runs)} runs were given, {len(unique_runs(runs))} of them different; each counts once.")
+        runs = unique_runs(runs)
     columns = sorted({(run.spec.target, run.spec.sources) for run in runs})
     labels = variant_labels(runs)
     values = {variant: _values([run for run in runs if Variant.of(run) == variant], metric) for variant in labels}
@@ -119,7 +122,7 @@ def result_table(results: Sequence[RunResult], baseline: str = "erm", metric: st
         rows.append(Row(variant.method, label, variant, (*cells, _cell(averages[variant])), paired))
         notes += _incomplete(label, runs, variant, values[variant], columns, seeds)
         if variant.method != baseline and reference is None and any(v.method == baseline for v in labels):
-            notes.append(f"{label}: several variants of the baseline fit, so no difference is given.")
+            notes.append(f"{label}: no single variant of the baseline fits, so no difference is given.")
     return ResultTable(
         setting=setting,
         metric=metric,
@@ -137,14 +140,12 @@ def _seed(run: RunResult) -> Seed:
     return (run.spec.split_seed, run.spec.init_seed)
 
 
-def _unique(results: Sequence[RunResult]) -> tuple[list[RunResult], list[str]]:
-    """Keep one run per method, targets and seed, so that a run given twice is not two measurements."""
+def unique_runs(results: Sequence[RunResult]) -> list[RunResult]:
+    """Keep one run per method, targets and seed of a setting, so that a run given twice is not two measurements."""
     kept: dict[tuple[Variant, Column, Seed], RunResult] = {}
     for run in sorted(results, key=lambda run: run.spec.run_id):
         kept.setdefault((Variant.of(run), (run.spec.target, run.spec.sources), _seed(run)), run)
-    repeated = len(results) - len(kept)
-    notes = [f"{repeated} repeated {'run is' if repeated == 1 else 'runs are'} counted once."] if repeated else []
-    return list(kept.values()), notes
+    return list(kept.values())
 
 
 def _column_labels(columns: Sequence[Column]) -> list[str]:

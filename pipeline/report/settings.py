@@ -11,6 +11,8 @@ METHOD_NAMES = {"erm": "Labeled only (ERM)", "fixmatch": "FixMatch", "ssmdg": "S
 
 SELECTION_RULES = {
     "last": "the last evaluation of every run; nothing is selected",
+    "source-val": "the evaluation with the highest accuracy on the source domains' validation clips, "
+    "whose labels the budget does not count",
     "oracle": "the best evaluation on the target's own labels, which nobody has in practice: an upper bound",
 }
 TARGET_PARTS = {"all": "all clips of the target domain", "test": "the test part of the target domain"}

@@ -50,6 +50,8 @@ LATEX = {
     "≤": r"$\leq$",
     "−": r"$-$",  # noqa: RUF001
     "±": r"$\pm$",
+    "–": "--",  # noqa: RUF001
+    "…": r"\ldots{}",
 }
 
 
@@ -134,7 +136,8 @@ def _body(table: ResultTable, mark: Callable[[str, int], str]) -> list[list[str]
     return body
 
 
-def _markdown_cell(text: str) -> str:
+def markdown_escape(text: str) -> str:
+    """One line of text that neither breaks a Markdown table nor is read as HTML."""
     escaped = text.replace("\\", "\\\\").replace("|", "\\|").replace("&", "&amp;").replace("<", "&lt;")
     return " ".join(escaped.split())
 
@@ -144,13 +147,13 @@ def to_markdown(table: ResultTable) -> str:
     head = ["method", *headings(table)]
     body = _body(table, lambda text, rank: {1: f"**{text}**", 2: f"*{text}*"}.get(rank, text))
     lines = [
-        f"**{_markdown_cell(table.setting.title)}**",
+        f"**{markdown_escape(table.setting.title)}**",
         "",
-        "| " + " | ".join(map(_markdown_cell, head)) + " |",
+        "| " + " | ".join(map(markdown_escape, head)) + " |",
         "| " + " | ".join(["---"] + ["---:"] * (len(head) - 1)) + " |",
-        *("| " + " | ".join(map(_markdown_cell, row)) + " |" for row in body),
+        *("| " + " | ".join(map(markdown_escape, row)) + " |" for row in body),
         "",
-        *(f"- {_markdown_cell(sentence)}" for sentence in footnotes(table)),
+        *(f"- {markdown_escape(sentence)}" for sentence in footnotes(table)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -191,10 +194,8 @@ def to_csv(table: ResultTable) -> str:
     """One line per method and column; accuracies and differences as shares (0..1), empty where there is no value."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["method", "label", "column", "mean", "se", "n", "difference", "difference_se", "difference_n"]
-        + ["wins", "ties", "losses", "chance"]
-    )
+    comparisons = ["difference", "difference_se", "difference_n", "wins", "ties", "losses"]
+    writer.writerow(["method", "label", "column", "mean", "se", "n", *comparisons, "chance"])
     for row in table.rows:
         for column, cell in zip(table.columns, row.cells, strict=True):
             pair = row.paired if cell is row.average else None

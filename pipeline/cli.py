@@ -1,0 +1,290 @@
+"""The command line: parse, call one function, print. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from pipeline import __version__
+from pipeline.errors import PipeError, UsageError
+from pipeline.process import configure_process, default_workers
+
+if TYPE_CHECKING:
+    from pipeline.extract import ExtractSettings
+    from pipeline.study import DatasetOptions, Workspace
+    from pipeline.sweep import SweepSettings
+    from pipeline.types import Manifest
+
+
+class _Commands(TyperGroup):
+    """Prints expected errors as one message (exit 2) and Ctrl-C as a word of comfort (exit 130), never a traceback."""
+
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
+        from cache.layout import CacheError
+
+        try:
+            return super().invoke(ctx)
+        except (PipeError, CacheError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            print("\nStopped. Finished work is kept; the same command goes on from here.", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    name="pipe",
+    cls=_Commands,
+    help="Cached frozen features and stacked lightweight heads for multimodal video with few labels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Work = Annotated[Path, typer.Option("--work", envvar="PIPE_WORK", help="Workspace: caches, results and reports.")]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes; 0 means one per processor.")]
+Dataset = Annotated[str, typer.Option("--dataset", help="Name of a data set (demo), or path of a CSV manifest.")]
+Root = Annotated[Path | None, typer.Option("--root", help="Folder of the media; default: the manifest's own.")]
+Name = Annotated[str | None, typer.Option("--name", help="Name of the data set; default: from the manifest's path.")]
+Outside = Annotated[bool, typer.Option("--outside", help="Allow media outside the root.")]
+Modalities = Annotated[str, typer.Option("--modalities", help="Comma-separated, of video, flow, audio.")]
+Weak = Annotated[int, typer.Option("--weak", help="Weak views per clip.")]
+Strong = Annotated[int, typer.Option("--strong", help="Strong views per clip, at most as many as weak ones.")]
+ViewSeed = Annotated[int, typer.Option("--view-seed", help="Seed of the augmented views.")]
+FlowMethod = Annotated[str, typer.Option("--flow", help="Optical flow: dis-medium, dis-fast, dis-ultrafast.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+
+DEFAULT_WORK = Path("pipe-work")
+DEFAULT_MODALITIES = "video,flow,audio"
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"pipe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    configure_process()
+
+
+@app.command()
+def demo(
+    work: Work = DEFAULT_WORK,
+    labels: Annotated[str, typer.Option(help="Labeled clips per class and source domain, or a share: 5%.")] = "5",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 5,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 400,
+    clips_per_class: Annotated[int, typer.Option(min=4, help="Clips per class and domain.")] = 40,
+    data_seed: Annotated[int, typer.Option(help="Seed of the synthetic data set.")] = 0,
+    workers: Workers = 0,
+) -> None:
+    """Make a small synthetic audio-visual data set and run everything on it, from mp4 files to a table."""
+    from pipeline.datasets.demo import DemoSpec
+    from pipeline.extract import ExtractSettings
+    from pipeline.show import show_dataset, show_extraction, show_notes, show_paths, show_probe
+    from pipeline.study import (
+        DatasetOptions,
+        Workspace,
+        build_report,
+        extract_features,
+        notes,
+        open_dataset,
+        probe_features,
+        stored_results,
+    )
+    from pipeline.sweep import SweepSettings
+
+    space = Workspace(work, workers or default_workers())
+    settings = ExtractSettings()
+    sweep = SweepSettings(labels=labels, seeds=tuple(range(seeds)), steps=steps)
+    manifest = open_dataset(
+        DatasetOptions("demo", demo=DemoSpec(seed=data_seed, clips_per_class=clips_per_class)), space
+    )
+    show_dataset(manifest)
+    show_extraction(extract_features(manifest, settings, space))
+    show_notes(notes(manifest.dataset, settings))
+    show_probe(probe_features(manifest, settings, space))
+    _train(manifest, settings, sweep, space)
+    show_paths(build_report(manifest, settings, stored_results(manifest.dataset, space), space))
+
+
+@app.command()
+def extract(
+    dataset: Dataset,
+    work: Work = DEFAULT_WORK,
+    root: Root = None,
+    name: Name = None,
+    outside: Outside = False,
+    modalities: Modalities = DEFAULT_MODALITIES,
+    weak: Weak = 2,
+    strong: Strong = 2,
+    view_seed: ViewSeed = 0,
+    flow: FlowMethod = "dis-medium",
+    device: Device = "auto",
+    workers: Workers = 0,
+) -> None:
+    """Decode, augment and encode every clip into the feature cache; goes on where it stopped."""
+    from pipeline.show import show_extraction
+    from pipeline.study import extract_features, open_dataset
+
+    options, space = _dataset(dataset, root, name, outside), _workspace(work, workers)
+    manifest = open_dataset(options, space)
+    settings = _features(modalities, weak, strong, view_seed, flow, device)
+    show_extraction(extract_features(manifest, settings, space))
+
+
+@app.command()
+def train_heads(
+    dataset: Dataset,
+    work: Work = DEFAULT_WORK,
+    root: Root = None,
+    name: Name = None,
+    outside: Outside = False,
+    labels: Annotated[str, typer.Option(help="Labeled clips per class and source domain, or a share: 5%.")] = "5",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 5,
+    method: Annotated[str, typer.Option(help="Comma-separated methods: erm, fixmatch, ssmdg.")] = "ssmdg",
+    target: Annotated[str, typer.Option(help="Target domains, comma-separated; all: every domain once.")] = "all",
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 400,
+    batch: Annotated[int, typer.Option(min=1, help="Labeled, and as many unlabeled, clips per step.")] = 32,
+    eval_every: Annotated[int, typer.Option(min=1, help="Steps between two evaluations.")] = 50,
+    selection: Annotated[str, typer.Option(help="last, source-val, or oracle (never a result).")] = "last",
+    target_part: Annotated[str, typer.Option(help="Target clips to test on: all, or its test part.")] = "all",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Hyperparameter, for example threshold=0.9.")] = None,
+    modalities: Modalities = DEFAULT_MODALITIES,
+    weak: Weak = 2,
+    strong: Strong = 2,
+    view_seed: ViewSeed = 0,
+    flow: FlowMethod = "dis-medium",
+    device: Device = "auto",
+    workers: Workers = 0,
+) -> None:
+    """Train heads on cached features: methods x target domains x seeds, in stacks; runs only what is missing."""
+    from pipeline.study import open_dataset
+    from pipeline.sweep import SweepSettings
+
+    options, space = _dataset(dataset, root, name, outside), _workspace(work, workers)
+    sweep = SweepSettings(
+        methods=_names(method),
+        targets=() if target == "all" else _names(target),
+        seeds=tuple(range(seeds)),
+        labels=labels,
+        steps=steps,
+        batch_labeled=batch,
+        batch_unlabeled=batch,
+        eval_every=eval_every,
+        selection=selection,
+        target_part=target_part,
+        hparams=_assignments(set_ or []),
+    )
+    settings = _features(modalities, weak, strong, view_seed, flow, device)
+    _train(open_dataset(options, space), settings, sweep, space)
+
+
+@app.command()
+def probe(
+    dataset: Dataset,
+    work: Work = DEFAULT_WORK,
+    root: Root = None,
+    name: Name = None,
+    outside: Outside = False,
+    modalities: Modalities = DEFAULT_MODALITIES,
+    weak: Weak = 2,
+    strong: Strong = 2,
+    view_seed: ViewSeed = 0,
+    flow: FlowMethod = "dis-medium",
+) -> None:
+    """Linear probe on all labels, inside every domain: are the cached features informative?"""
+    from pipeline.show import show_probe
+    from pipeline.study import open_dataset, probe_features
+
+    options, space = _dataset(dataset, root, name, outside), _workspace(work, 0)
+    settings = _features(modalities, weak, strong, view_seed, flow, "cpu")
+    show_probe(probe_features(open_dataset(options, space), settings, space))
+
+
+@app.command()
+def report(
+    dataset: Dataset = "demo",
+    work: Work = DEFAULT_WORK,
+    root: Root = None,
+    name: Name = None,
+    outside: Outside = False,
+    modalities: Modalities = DEFAULT_MODALITIES,
+    weak: Weak = 2,
+    strong: Strong = 2,
+    view_seed: ViewSeed = 0,
+    flow: FlowMethod = "dis-medium",
+) -> None:
+    """Write tables and one self-contained HTML page from all finished runs of a data set."""
+    from pipeline.show import show_paths, show_table
+    from pipeline.study import build_report, open_dataset, stored_results
+
+    options, space = _dataset(dataset, root, name, outside), _workspace(work, 0)
+    manifest = open_dataset(options, space)
+    results = stored_results(manifest.dataset, space)
+    paths = build_report(manifest, _features(modalities, weak, strong, view_seed, flow, "cpu"), results, space)
+    show_table(results)
+    show_paths(paths)
+
+
+def _train(manifest: Manifest, settings: ExtractSettings, sweep: SweepSettings, space: Workspace) -> None:
+    """Train what is missing and print the table of what was asked for."""
+    from pipeline.show import show_runs
+    from pipeline.study import train_heads as train
+
+    show_runs(*train(manifest, settings, sweep, space))
+
+
+def _dataset(dataset: str, root: Path | None, name: str | None, outside: bool) -> DatasetOptions:
+    from pipeline.study import DatasetOptions
+
+    return DatasetOptions(dataset, root, name, outside)
+
+
+def _workspace(work: Path, workers: int) -> Workspace:
+    from pipeline.study import Workspace
+
+    return Workspace(work, workers or default_workers())
+
+
+def _features(modalities: str, weak: int, strong: int, view_seed: int, flow: str, device: str) -> ExtractSettings:
+    """Settings that identify the cached features, and the device."""
+    from pipeline.extract import ExtractSettings, resolve_device
+    from pipeline.types import ViewSpec
+
+    views = ViewSpec(weak=weak, strong=strong, seed=view_seed)
+    return ExtractSettings(modalities=_names(modalities), views=views, flow_method=flow, device=resolve_device(device))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Split a comma-separated option; a name that stands twice counts once."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def _assignments(pairs: Sequence[str]) -> dict[str, float | str]:
+    """Read ``name=value`` options; a value that looks like a number is one."""
+    found: dict[str, float | str] = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name.strip():
+            raise UsageError(f"--set {pair!r}: write name=value, for example --set threshold=0.9")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            found[name.strip()] = value.strip()
+    return found
+
+
+def main() -> None:
+    """Entry point of ``pipe``."""
+    app()

@@ -1,0 +1,82 @@
+"""What the command line shows: progress bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_SECONDS = 15.0  # where there is no terminal, seconds between two lines
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Bar:
+    """Progress of one piece of work."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.done = 0
+        self.total: int | None = None
+        self.started = self.printed = time.monotonic()
+        self._bar: Progress | None = None
+        if err.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=err,
+                transient=True,
+            )
+            self._task = self._bar.add_task(name, total=None)
+
+    def start(self, total: int) -> None:
+        """Say how much there is to do."""
+        self.total = total
+        self.started = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, total=total, completed=self.done)
+
+    def update(self, done: int, total: int) -> None:
+        """Set both, for callers that count themselves."""
+        if self.total != total:
+            self.start(total)
+        self.advance(done - self.done)
+
+    def advance(self, amount: int = 1) -> None:
+        """Count finished pieces; negative when a piece has to be done again."""
+        self.done += amount
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done)
+        elif self.total and time.monotonic() - self.printed > LINE_SECONDS:
+            self.printed = time.monotonic()
+            left = (self.printed - self.started) / max(self.done, 1) * (self.total - self.done)
+            err.print(f"{self.name}: {self.done} of {self.total}, about {left:.0f} s left")
+
+
+@contextmanager
+def progress(name: str) -> Iterator[Bar]:
+    """Show a bar while the block runs."""
+    bar = Bar(name)
+    if bar._bar is None:
+        yield bar
+    else:
+        with bar._bar:
+            yield bar
+
+
+@contextmanager
+def status(text: str) -> Iterator[None]:
+    """Show that something is going on that has no parts to count."""
+    if err.is_terminal:
+        with err.status(text):
+            yield
+    else:
+        yield

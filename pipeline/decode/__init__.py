@@ -1,0 +1,32 @@
+"""The only package that opens media files: frames, sound and precomputed flow, exact or with a reason why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.decode.audio import Sound, read_sound
+from pipeline.decode.flow import FlowReader, open_flow
+from pipeline.decode.frames import FrameFolder, FrameReader
+from pipeline.decode.video import VideoReader
+
+__all__ = ["FlowReader", "FrameFolder", "FrameReader", "Sound", "VideoReader", "open_flow", "open_frames", "read_sound"]
+
+
+def open_frames(
+    path: Path, start_seconds: float | None = None, end_seconds: float | None = None, rate_hz: float | None = None
+) -> FrameReader:
+    """Open a clip's stretch of frames: a folder of numbered pictures, or a video file.
+
+    Args:
+        path: the folder or file.
+        start_seconds: start of the stretch; ``None``: from the beginning.
+        end_seconds: end of the stretch, exclusive; ``None``: to the end.
+        rate_hz: frame rate of a folder; files carry their own.
+
+    Raises:
+        MediaAbsent: ``no_video_stream``.
+        MediaFailed: see ``VideoReader`` and ``FrameFolder``.
+    """
+    if path.is_dir():
+        return FrameFolder(path, start_seconds, end_seconds, rate_hz)
+    return VideoReader(path, start_seconds, end_seconds)

@@ -1,0 +1,174 @@
+"""matplotlib to inline SVG: nothing asked from outside, ids that do not clash, colours left to a style sheet."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+from xml.etree import ElementTree
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MARKED = 7  # markers along a line, about
+# Stand-ins in the drawings; the page's style sheet decides, so that they follow light, dark and print.
+INK, GRID, PAPER = "#010203", "#d0d1d2", "#fdfcfb"
+BLUE = "#0072b2"  # Okabe and Ito's; too dark on a dark page
+SHEET = {
+    INK: "currentColor",
+    GRID: "var(--grid, #d9d9d9)",
+    PAPER: "var(--paper, #ffffff)",
+    BLUE: f"var(--blue, {BLUE})",
+}
+
+RC: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "font.size": 8.5,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4.2,
+    "lines.markeredgewidth": 1.0,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "errorbar.capsize": 2.5,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+}
+
+
+class Look(Protocol):
+    """What a legend sample needs to know of a series."""
+
+    @property
+    def colour(self) -> str:
+        """Line colour."""
+
+    @property
+    def dashes(self) -> tuple[float, ...]:
+        """On, off, ... in points; empty for a solid line."""
+
+    @property
+    def marker(self) -> str:
+        """matplotlib's name of the marker."""
+
+    @property
+    def filled(self) -> bool:
+        """Whether markers are filled."""
+
+
+@contextlib.contextmanager
+def house_style() -> Iterator[None]:
+    """Draw with ``RC`` and matplotlib's defaults, whatever the user's own settings are."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(RC)
+        yield
+
+
+def empty_figure(size: tuple[float, float], left: float = 0.14) -> tuple[Figure, Axes]:
+    """A figure of ``size`` inches with one pair of axes in a fixed place, so that panels of a row line up."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size)
+    bottom = 0.4 / size[1]
+    return figure, figure.add_axes((left, bottom, 0.97 - left, 1 - bottom - 0.06 / size[1]))
+
+
+def finish_axes(
+    axes: Axes, x_label: str, y_label: str, limits: tuple[float, float], *, horizontal: bool = False
+) -> None:
+    """Label the axes, set the limits of the axis with the values and draw its grid lines."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel(x_label, parse_math=False, labelpad=2)
+    axes.set_ylabel(y_label, parse_math=False, labelpad=2)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
+    (axes.set_xlim if horizontal else axes.set_ylim)(*limits)
+    axes.grid(axis="x" if horizontal else "y")
+    axes.spines["left"].set_visible(not horizontal)
+
+
+def legend_sample(look: Look, prefix: str) -> str:
+    """A short piece of a series' line with its marker."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(0.42, 0.14))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    dashes = look.dashes or (None, None)
+    axes.plot([0.0, 0.5, 1.0], [0.5] * 3, color=look.colour, dashes=dashes, lw=1.5)
+    face = look.colour if look.filled else PAPER
+    axes.plot([0.5], [0.5], marker=look.marker, color=look.colour, ms=4.6, mew=1.0, markerfacecolor=face)
+    return svg_text(figure, prefix, None)
+
+
+def svg_text(figure: Figure, prefix: str, description: str | None) -> str:
+    """SVG element of a figure, ready to stand inside HTML.
+
+    Ids that nothing refers to are dropped and the others begin with ``prefix``; names of fonts, the XML head and
+    matplotlib's page-wide style are removed. ``description`` becomes the aria-label; None hides the drawing from
+    screen readers.
+    """
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    root = ElementTree.fromstring(buffer.getvalue())
+    used = set(re.findall(r"#([\w.-]+)", " ".join(v for node in root.iter() for v in _references(node))))
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.endswith("}style") or child.tag.endswith("}metadata"):
+                parent.remove(child)
+        parent.tag = parent.tag.rpartition("}")[2]
+        parent.attrib = _attributes(parent.attrib, prefix, used)
+    view = root.attrib["viewBox"]
+    label = {"aria-hidden": "true"} if description is None else {"role": "img", "aria-label": description}
+    root.attrib = {"class": "plot", "viewBox": view, **label}
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _references(node: ElementTree.Element) -> list[str]:
+    """Attribute values that may point to an id."""
+    return [value for name, value in node.attrib.items() if name.endswith("href") or value.startswith("url(")]
+
+
+def _attributes(found: dict[str, str], prefix: str, used: set[str]) -> dict[str, str]:
+    """Attributes without namespaces, with prefixed ids, colours for the style sheet and two decimals."""
+    kept = {}
+    for full_name, text in found.items():
+        name = full_name.rpartition("}")[2]
+        value = text
+        if name == "id":
+            if value not in used:
+                continue
+            value = f"{prefix}-{value}"
+        elif name == "href" or value.startswith("url("):
+            value = value.replace("#", f"#{prefix}-", 1)
+        elif name == "style":
+            value = re.sub(r"\s*font-family:[^;]*;?", "", value)
+            value = re.sub("|".join(SHEET), lambda match: SHEET[match[0]], value)
+        elif name in ("d", "x", "y", "width", "height", "transform"):
+            value = re.sub(r"(\.\d\d)\d+", r"\1", value)
+        kept[name] = " ".join(value.split())
+    return kept

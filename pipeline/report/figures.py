@@ -1,0 +1,286 @@
+"""Figures as inline SVG: one small panel per target, so that a page can lay them out for any width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.report.drawing import (
+    BLUE,
+    INK,
+    MARKED,
+    PAPER,
+    empty_figure,
+    finish_axes,
+    house_style,
+    legend_sample,
+    svg_text,
+)
+from pipeline.report.results import METRIC, ResultTable, unique_runs
+from pipeline.report.settings import METHOD_NAMES, Setting, Variant, method_order, variant_labels
+from pipeline.report.statistics import Band, band
+from pipeline.report.tables import percent
+from pipeline.types import RunResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours without yellow, which is too pale for lines; the first stands for their black.
+COLOURS = (INK, BLUE, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (8, 2, 2, 2), (2, 1.5), (10, 3))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+PANEL = (3.1, 2.2)  # inches
+POINTS_PANEL = (2.4, 0.56)  # inches, plus the rows
+POINTS_ROW = 0.26  # inches per method
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a series is drawn; told apart by colour, dashes and marker."""
+
+    colour: str
+    dashes: tuple[float, ...]  # on, off, ... in points; empty: solid
+    marker: str  # matplotlib's name
+    filled: bool = True  # markers filled, or open
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One drawing with what it shows in words."""
+
+    title: str  # plain text, to be escaped by whoever prints it
+    description: str  # plain text; also the drawing's aria-label
+    svg: str
+
+
+@dataclass(frozen=True, slots=True)
+class PanelFigure:
+    """Panels that share their axes and one legend; without panels there was nothing to draw."""
+
+    panels: tuple[Panel, ...]
+    legend: tuple[tuple[str, str], ...]  # (label as plain text, SVG sample)
+
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    label: str
+    style: Style
+    band: Band
+
+
+def styles(variants: Iterable[Variant]) -> dict[Variant, Style]:
+    """One style per variant; the known methods always look the same."""
+    variants = sorted(set(variants), key=lambda variant: variant.order)
+    unknown = sorted({v.method for v in variants if v.method not in METHOD_NAMES}, key=method_order)
+    first = {method: i for i, method in enumerate([*METHOD_NAMES, *unknown])}
+    taken: set[int] = set()
+    chosen = {}
+    for variant in variants:
+        i = first[variant.method]
+        while i in taken:
+            i = max(len(first), i + 1)
+        taken.add(i)
+        chosen[variant] = Style(COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)])
+    return chosen
+
+
+def learning_curves(
+    results: Sequence[RunResult], prefix: str = "curves", look: Mapping[Variant, Style] | None = None
+) -> PanelFigure:
+    """Draw target accuracy over steps: mean over seeds and a band of ± one standard error, one panel per target.
+
+    Args:
+        results: runs of one setting; diverged runs are left out.
+        prefix: start of every id in the drawings; different for every figure of a page.
+        look: styles shared by the figures of a page.
+    """
+    if not results:
+        return PanelFigure((), ())
+    chance = Setting.of(results[0]).chance
+    return _figure(results, _fused, "target accuracy", prefix, look or _styles_of(results), chance=chance)
+
+
+def pseudo_label_curves(
+    results: Sequence[RunResult], prefix: str = "pseudo", look: Mapping[Variant, Style] | None = None
+) -> tuple[PanelFigure, PanelFigure]:
+    """Draw coverage and precision of the pseudo-labels over steps, one panel per target each.
+
+    Where no run accepted a pseudo-label the precision has a gap. Arguments as for ``learning_curves``.
+    """
+    look = look or _styles_of(results)
+    coverage = _figure(results, _masks("coverage"), "coverage", f"{prefix}-coverage", look, bottom=0)
+    precision = _figure(results, _masks("precision"), "precision", f"{prefix}-precision", look, bottom=0, top=100)
+    return coverage, precision
+
+
+@house_style()
+def result_points(
+    table: ResultTable, prefix: str = "points", look: Mapping[Variant, Style] | None = None
+) -> PanelFigure:
+    """Draw every seed's accuracy with mean and standard error: one panel per target, and one for their average."""
+    look = look or styles(row.variant for row in table.rows)
+    drawn = [100 * value for row in table.rows for cell in row.cells for value in cell.values]
+    if not drawn:
+        return PanelFigure((), ())
+    drawn += [100 * (c.mean + s * c.se) for r in table.rows for c in r.cells if c.mean and c.se for s in (-1, 1)]
+    limits = _padded(min(drawn), max(drawn))
+    panels = []
+    for column, name in enumerate(table.columns if len(table.columns) > 2 else table.columns[:1]):
+        figure, axes = empty_figure((POINTS_PANEL[0], POINTS_PANEL[1] + POINTS_ROW * len(table.rows)), left=0.05)
+        for place, row in enumerate(table.rows):
+            cell, style = row.cells[column], look[row.variant]
+            values = [100 * value for value in cell.values]
+            axes.plot(values, [place + 0.22] * len(values), "o", color=style.colour, alpha=0.5, ms=3.2, mew=0)
+            if cell.mean is not None:
+                error = None if cell.se is None else 100 * cell.se
+                axes.errorbar(
+                    [100 * cell.mean], [place - 0.12], xerr=error, color=style.colour, marker=style.marker, ms=5
+                )
+        finish_axes(axes, "accuracy, %", "", limits, horizontal=True)
+        axes.set_ylim(len(table.rows) - 0.35, -0.6)
+        axes.set_yticks([])
+        means = ", ".join(f"{row.label} {percent(row.cells[column].mean)}" for row in table.rows)
+        target = name if "→" in name else f"target {name}"
+        title = target if column < len(table.columns) - 1 else "average over the targets"
+        description = f"Dot plot of accuracy in % per seed, {title}. Means: {means}."
+        panels.append(Panel(title, description, svg_text(figure, f"{prefix}-{column}", description)))
+    samples = [legend_sample(look[row.variant], f"{prefix}-key-{i}") for i, row in enumerate(table.rows)]
+    return PanelFigure(tuple(panels), tuple(zip((row.label for row in table.rows), samples, strict=True)))
+
+
+def _styles_of(results: Sequence[RunResult]) -> dict[Variant, Style]:
+    return styles(Variant.of(result) for result in results)
+
+
+_Curves = Callable[[RunResult], dict[str, Sequence[float | None]]]  # mask name ("" for none) -> curve
+
+
+def _fused(result: RunResult) -> dict[str, Sequence[float | None]]:
+    curve = result.curves.get(METRIC)
+    return {} if curve is None else {"": curve}
+
+
+def _masks(kind: str) -> _Curves:
+    def read(result: RunResult) -> dict[str, Sequence[float | None]]:
+        parts = ((name.split("/"), curve) for name, curve in result.curves.items())
+        found = {p[1]: curve for p, curve in parts if len(p) == 3 and p[0] == "pseudo" and p[2] == kind}
+        return dict(sorted(found.items()))
+
+    return read
+
+
+def _series(
+    results: Sequence[RunResult], curves: _Curves, labels: Mapping[Variant, str], look: Mapping[Variant, Style]
+) -> list[_Series]:
+    """Bands of all variants and masks of one target."""
+    found: dict[tuple[Variant, str], list[tuple[Sequence[float | None], Sequence[float | None]]]] = {}
+    for result in results:
+        for mask, curve in curves(result).items():
+            found.setdefault((Variant.of(result), mask), []).append((result.curves["step"], curve))
+    series = []
+    for variant, label in labels.items():
+        for place, mask in enumerate(sorted(mask for v, mask in found if v == variant)):
+            style = look[variant]
+            if place:  # a second mask keeps the method's colour
+                style = Style(style.colour, (1, 1.6 * place), style.marker, filled=False)
+            text = f"{label}, {mask.replace('nonconsensus', 'non-consensus')}" if mask else label
+            series.append(_Series(text, style, band(found[(variant, mask)])))
+    return series
+
+
+@house_style()
+def _figure(
+    results: Sequence[RunResult],
+    curves: _Curves,
+    quantity: str,
+    prefix: str,
+    look: Mapping[Variant, Style],
+    *,
+    chance: float | None = None,
+    bottom: float | None = None,
+    top: float | None = None,
+) -> PanelFigure:
+    """Panels of one quantity with shared limits; see ``learning_curves``."""
+    finished = [run for run in unique_runs(results) if run.status == "finished" and "step" in run.curves]
+    pairs = sorted({(result.spec.target, result.spec.sources) for result in finished})
+    labels = variant_labels(results)
+    single = len({target for target, _ in pairs}) == len(pairs)
+    drawn: list[tuple[str, list[_Series]]] = []
+    for target, sources in pairs:
+        runs = [r for r in finished if (r.spec.target, r.spec.sources) == (target, sources)]
+        title = f"target {target}" if single else f"{', '.join(sources)} → {target}"
+        series = [one for one in _series(runs, curves, labels, look) if any(n > 0 for n in one.band.n)]
+        if series:
+            drawn.append((title, series))
+    values = [v for _, series in drawn for s in series for v in _extent(s.band)]
+    if not values:
+        return PanelFigure((), ())
+    low, high = _padded(min([*values, *([100 * chance] if chance else [])]), max(values))
+    limits = (low if bottom is None else bottom, high if top is None else top)
+    panels = []
+    for i, (title, series) in enumerate(drawn):
+        figure, axes = empty_figure(PANEL)
+        if chance is not None:
+            axes.axhline(100 * chance, color=INK, lw=0.8, dashes=(1, 2), zorder=1)
+        for order, one in enumerate(series):
+            _draw(axes, one, order, len(series))
+        finish_axes(axes, "step", f"{quantity}, %", limits)
+        description = _describe(quantity, title, series)
+        panels.append(Panel(title, description, svg_text(figure, f"{prefix}-{i}", description)))
+    entries = {one.label: one.style for _, series in drawn for one in series}
+    legend = [(label, legend_sample(style, f"{prefix}-key-{i}")) for i, (label, style) in enumerate(entries.items())]
+    if chance is not None:
+        legend.append(("chance", legend_sample(Style(INK, (1, 2), "", filled=False), f"{prefix}-key-chance")))
+    return PanelFigure(tuple(panels), tuple(legend))
+
+
+def _extent(band: Band) -> list[float]:
+    """Lower and upper edges of a band, in percent."""
+    rows = zip(band.mean, band.se, strict=True)
+    return [100 * (mean + sign * (se or 0)) for mean, se in rows if mean is not None for sign in (-1, 1)]
+
+
+def _padded(low: float, high: float) -> tuple[float, float]:
+    """Limits in percent with a margin; half a point above 100 at most, so that a line at 100 is not cut."""
+    margin = max(1.0, 0.06 * (high - low))
+    return max(0.0, low - margin), min(100.0 + 0.5, high + margin)
+
+
+def _draw(axes: Axes, series: _Series, order: int, count: int) -> None:
+    """Draw one mean line with its band; markers are sparse and staggered so that overlapping lines stay legible."""
+    nan = float("nan")
+    steps, style = series.band.steps, series.style
+    mean = [nan if value is None else 100 * value for value in series.band.mean]
+    error = [nan if value is None else 100 * value for value in series.band.se]
+    lower = [m - e for m, e in zip(mean, error, strict=True)]
+    upper = [m + e for m, e in zip(mean, error, strict=True)]
+    axes.fill_between(steps, lower, upper, color=style.colour, alpha=0.16, linewidth=0, zorder=2)
+    every = max(1, -(-len(steps) // MARKED))
+    alone = {
+        i
+        for i, value in enumerate(mean)
+        if value == value and all(mean[j] != mean[j] for j in (i - 1, i + 1) if 0 <= j < len(mean))
+    }
+    start = order * every // max(1, count)
+    marked = sorted({*range(start, len(steps), every), *alone})
+    axes.plot(
+        steps,
+        mean,
+        color=style.colour,
+        dashes=style.dashes or (None, None),
+        marker=style.marker,
+        markevery=marked,
+        markerfacecolor=style.colour if style.filled else PAPER,
+        zorder=3 + order,
+    )
+
+
+def _describe(quantity: str, title: str, series: Sequence[_Series]) -> str:
+    """One paragraph for those who cannot see the drawing."""
+    ends = []
+    for one in series:
+        last = [(step, mean) for step, mean in zip(one.band.steps, one.band.mean, strict=True) if mean is not None][-1]
+        ends.append(f"{one.label} {100 * last[1]:.1f} at step {last[0]:g}")
+    return f"Line chart of {quantity} in % over training steps, {title}. Last values: {', '.join(ends) or 'none'}."

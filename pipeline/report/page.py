@@ -1,0 +1,107 @@
+"""The report as one self-contained HTML page, and the files beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.errors import UsageError
+from pipeline.report.inputs import ReportInputs
+from pipeline.report.results import result_table
+from pipeline.report.sections import TRACK, context, diverged, summary
+from pipeline.report.settings import group_by_setting
+from pipeline.report.tables import markdown_escape, runs_to_csv, to_latex, to_markdown
+from pipeline.types import RunResult
+
+TEMPLATE = "page.html.j2"
+
+
+def render_page(inputs: ReportInputs) -> str:
+    """Render the page: style, drawings and pictures are inside it, and it asks for nothing from outside.
+
+    Raises:
+        UsageError: there are no results.
+        ValueError: a sample picture is not a PNG file.
+    """
+    import jinja2
+    import markupsafe
+
+    _require(inputs.results)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["drawing"] = markupsafe.Markup  # SVG of our own figures, which escape what they print
+    return environment.get_template(TEMPLATE).render(context(inputs))
+
+
+def render_markdown(inputs: ReportInputs) -> str:
+    """Render title, notes, all tables and the diverged runs as Markdown.
+
+    Raises:
+        UsageError: there are no results.
+    """
+    _require(inputs.results)
+    lines = [f"# {markdown_escape(inputs.title)}", "", markdown_escape(summary(inputs.results)), ""]
+    lines += [f"- {markdown_escape(note)}" for note in (*inputs.notes, TRACK)]
+    for _, runs in group_by_setting(inputs.results):
+        lines += ["", to_markdown(result_table(runs)).rstrip("\n")]
+    lost = diverged(inputs.results)
+    if lost:
+        lines += ["", "Diverged runs, in no mean:", ""]
+        lines += [
+            f"- {run} ({markdown_escape(f'{method}, target {target}, seed {seed}')})"
+            for run, method, target, seed in lost
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def write_report(folder: Path, inputs: ReportInputs) -> dict[str, Path]:
+    """Write ``report.html``, ``results.md``, ``results.csv`` (one row per run) and ``tables.tex`` into ``folder``.
+
+    Everything is rendered before the first file is touched, and each file is replaced in one step.
+
+    Returns:
+        the path of every file by its name.
+
+    Raises:
+        UsageError: there are no results.
+        ValueError: a sample picture is not a PNG file.
+    """
+    _require(inputs.results)
+    tables = [to_latex(result_table(runs)) for _, runs in group_by_setting(inputs.results)]
+    texts = {
+        "report.html": render_page(inputs),
+        "results.md": render_markdown(inputs),
+        "results.csv": runs_to_csv(inputs.results),
+        "tables.tex": "% needs \\usepackage{booktabs}\n\n" + "\n".join(tables),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    return {name: _write(folder / name, text) for name, text in texts.items()}
+
+
+def _require(results: Sequence[RunResult]) -> None:
+    if not results:
+        raise UsageError("there are no results to report; run `pipe train-heads` first")
+
+
+def _write(path: Path, text: str) -> Path:
+    """Replace a file in one step, so that a reader sees the old text or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    return path

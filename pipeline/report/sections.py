@@ -1,0 +1,264 @@
+"""The parts of the page as plain values for its template; text is escaped there, never here."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.report.figures import PanelFigure, Style, learning_curves, pseudo_label_curves, result_points, styles
+from pipeline.report.inputs import ExtractionSummary, Probe, ReportInputs
+from pipeline.report.results import ResultTable, result_table, seed_text
+from pipeline.report.settings import METHOD_NAMES, Setting, Variant, group_by_setting, method_order, setting_titles
+from pipeline.report.tables import cell_text, footnotes, headings, paired_text, percent, record_text
+from pipeline.types import RunResult
+
+TRACK = (
+    "Backbones are frozen and only heads are trained, on cached features: cached-embedding results are a different "
+    "track than fine-tuned backbones, and the two must not stand in one comparison."
+)
+PNG = b"\x89PNG\r\n\x1a\n"
+LISTED = 500  # quarantined tracks listed on the page; more would make it slow to open
+SHOWN = 6  # distinct values of an environment field that are written out
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """One row of a result table: text and mark of every cell."""
+
+    label: str
+    cells: tuple[tuple[str, int], ...]  # (text, rank: 1 best, 2 second, 0 unmarked)
+
+
+@dataclass(frozen=True, slots=True)
+class SettingSection:
+    """Everything shown for one setting."""
+
+    anchor: str
+    title: str
+    setting: Setting
+    headings: tuple[str, ...]
+    rows: tuple[TableRow, ...]
+    notes: tuple[str, ...]
+    marked: bool  # whether best and second are marked
+    remarks: tuple[str, ...]  # what the runs themselves noted
+    points: PanelFigure
+    curves: PanelFigure
+    coverage: PanelFigure
+    precision: PanelFigure
+    repeat: Repeat
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """What is needed to run a setting again."""
+
+    facts: tuple[tuple[str, str], ...]
+    features: tuple[tuple[str, str, str], ...]  # (modality, field, value)
+    hparams: tuple[tuple[str, tuple[str, ...]], ...]  # (name, value per method)
+    methods: tuple[str, ...]
+    runs: tuple[tuple[str, tuple[str, ...]], ...]  # (method, run ids)
+
+
+def summary(results: Sequence[RunResult]) -> str:
+    """One sentence on what was run."""
+    specs = [result.spec for result in results]
+    methods = sorted({spec.method for spec in specs}, key=method_order)
+    names = [METHOD_NAMES.get(method, method) for method in methods]
+    listed = " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+    targets = {(spec.dataset, spec.target) for spec in specs}
+    seeds = {(spec.split_seed, spec.init_seed) for spec in specs}
+    settings = [setting for setting, _ in group_by_setting(results)]
+    lost = sum(result.status == "diverged" for result in results)
+    datasets = ", ".join(sorted({setting.dataset for setting in settings}))
+    where = settings[0].title if len(settings) == 1 else f"{len(settings)} settings of {datasets}"
+    return (
+        f"{_counted(len(results), 'run')} of {listed} on {_counted(len(targets), 'unseen target domain')} with "
+        f"{_counted(len(seeds), 'seed')}; {where}{f'; {lost} diverged' if lost else ''}."
+    )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def setting_sections(results: Sequence[RunResult]) -> list[SettingSection]:
+    """One section per setting, in a fixed order, with the same style for a method in all of them."""
+    groups = group_by_setting(results)
+    titles = setting_titles([setting for setting, _ in groups])
+    look = styles(Variant.of(result) for result in results)
+    return [
+        _section(i, title, result_table(runs), runs, look)
+        for i, (title, (_, runs)) in enumerate(zip(titles, groups, strict=True))
+    ]
+
+
+def _section(
+    i: int, title: str, table: ResultTable, runs: Sequence[RunResult], look: Mapping[Variant, Style]
+) -> SettingSection:
+    coverage, precision = pseudo_label_curves(runs, f"s{i}-pseudo", look)
+    return SettingSection(
+        anchor=f"setting-{i}",
+        title=title,
+        setting=table.setting,
+        headings=tuple(headings(table)),
+        rows=tuple(_table_rows(table)),
+        notes=tuple(footnotes(table)),
+        marked=any(rank for column in range(len(table.columns)) for rank in table.ranks(column)),
+        remarks=tuple(_remarks(runs)),
+        points=result_points(table, f"s{i}-points", look),
+        curves=learning_curves(runs, f"s{i}-curves", look),
+        coverage=coverage,
+        precision=precision,
+        repeat=_repeat(table, runs),
+    )
+
+
+def _table_rows(table: ResultTable) -> list[TableRow]:
+    n = len(table.seeds)
+    ranks = [table.ranks(column) for column in range(len(table.columns))]
+    compared = any(row.paired for row in table.rows)
+    rows = []
+    for i, row in enumerate(table.rows):
+        cells = [(cell_text(cell, n), ranks[column][i]) for column, cell in enumerate(row.cells)]
+        if compared:
+            cells += [(paired_text(row.paired, n), 0), (record_text(row.paired), 0)]
+        rows.append(TableRow(row.label, tuple(cells)))
+    return rows
+
+
+def _remarks(runs: Sequence[RunResult]) -> list[str]:
+    """Distinct notes of the runs, with the number of runs that made them."""
+    counts = Counter(note for run in runs for note in run.notes)
+    return [f"{note} ({_counted(number, 'run')})" for note, number in sorted(counts.items())]
+
+
+def _repeat(table: ResultTable, runs: Sequence[RunResult]) -> Repeat:
+    setting = table.setting
+    classes = ", ".join(setting.classes)
+    targets = sorted({(run.spec.target, run.spec.sources) for run in runs})
+    facts = [
+        ("Data set", setting.dataset),
+        ("Manifest digest", setting.manifest_digest),
+        ("Classes", f"{len(setting.classes)}: {classes}"),
+        ("Targets (sources)", "; ".join(f"{target} ({', '.join(sources)})" for target, sources in targets)),
+        ("Label budget", setting.budget_text),
+        ("Protocol", setting.protocol_text),
+        ("Target clips evaluated", setting.target_text),
+        ("Selection rule", setting.selection_text),
+        ("Steps", f"{setting.steps}, evaluated every {setting.eval_every}"),
+        ("Batch", f"{setting.batch_labeled} labeled + {setting.batch_unlabeled} unlabeled"),
+        ("Seeds", ", ".join(seed_text(seed) for seed in table.seeds)),
+        ("Code version", setting.version or "not recorded"),
+    ]
+    names = sorted({name for row in table.rows for name, _ in row.variant.hparams})
+    values = [dict(row.variant.hparams) for row in table.rows]
+    return Repeat(
+        facts=tuple(facts),
+        features=tuple(setting.feature_rows()),
+        hparams=tuple((name, tuple(str(value.get(name, "")) for value in values)) for name in names),
+        methods=tuple(row.label for row in table.rows),
+        runs=tuple(
+            (row.label, tuple(sorted(r.spec.run_id for r in runs if Variant.of(r) == row.variant)))
+            for row in table.rows
+        ),
+    )
+
+
+def environment(results: Sequence[RunResult]) -> list[tuple[str, str]]:
+    """Every field of the environments with its distinct values, and the training time."""
+    fields = sorted({name for result in results for name in result.environment})
+    rows = []
+    for name in fields:
+        values = sorted({str(result.environment.get(name, "not recorded")) for result in results})
+        more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
+        rows.append((name, ", ".join(values[:SHOWN]) + more))
+    seconds = sum(result.seconds for result in results)
+    return [*rows, ("training time", f"{seconds:,.1f} s in total over {_counted(len(results), 'run')}")]
+
+
+def diverged(results: Sequence[RunResult]) -> list[tuple[str, str, str, str]]:
+    """(run id, method, target, seed) of every run that is in no mean."""
+    return [
+        (
+            result.spec.run_id,
+            METHOD_NAMES.get(result.spec.method, result.spec.method),
+            result.spec.target,
+            seed_text((result.spec.split_seed, result.spec.init_seed)),
+        )
+        for result in results
+        if result.status == "diverged"
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table of anything: column names, then (row name, cells); a cell is None where there is nothing."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str | None, ...]], ...]
+
+
+def probe_grid(probe: Sequence[Probe]) -> Grid:
+    """Domains by modalities: accuracy in %, with the numbers of clips it was fitted on and tested on."""
+    modalities = tuple(dict.fromkeys(row.modality for row in probe))
+    domains = dict.fromkeys(row.domain for row in probe)
+    found = {(p.domain, p.modality): f"{percent(p.accuracy)} ({p.train_n} / {p.test_n})" for p in probe}
+    return Grid(modalities, tuple((d, tuple(found.get((d, m)) for m in modalities)) for d in domains))
+
+
+def picture_grid(pictures: Sequence[tuple[str, Sequence[tuple[str, bytes]]]]) -> Grid:
+    """Domains by classes: pictures as data addresses.
+
+    Raises:
+        ValueError: bytes that are not a PNG picture.
+    """
+    classes = tuple(dict.fromkeys(name for _, row in pictures for name, _ in row))
+    rows = []
+    for domain, row in pictures:
+        found = {}
+        for name, data in row:
+            if not data.startswith(PNG):
+                raise ValueError(f"sample picture of class {name!r} in domain {domain!r} is not a PNG file")
+            found[name] = f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
+        rows.append((domain, tuple(found.get(name) for name in classes)))
+    return Grid(classes, tuple(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """Quarantined tracks, summed up and listed."""
+
+    counts: tuple[tuple[str, int, int, int], ...]  # (modality, present, absent, failed)
+    reasons: tuple[tuple[str, str, str, int], ...]  # (modality, status, reason up to its colon, tracks), frequent first
+    listed: tuple[tuple[str, str, str, str], ...]  # (clip id, modality, status, reason)
+    total: int
+
+
+def quarantine(extraction: ExtractionSummary) -> Quarantine:
+    """Sum up what the extraction could not use; at most ``LISTED`` tracks are listed one by one."""
+    rows = sorted((q.modality, q.status, q.reason, q.clip_id) for q in extraction.quarantined)
+    reasons = Counter((modality, status, reason.partition(":")[0]) for modality, status, reason, _ in rows)
+    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    return Quarantine(
+        counts=tuple((c.modality, c.present, c.absent, c.failed) for c in extraction.counts),
+        reasons=tuple((*reason, number) for reason, number in ordered),
+        listed=tuple((clip_id, modality, status, reason) for modality, status, reason, clip_id in rows[:LISTED]),
+        total=len(rows),
+    )
+
+
+def context(inputs: ReportInputs) -> dict[str, object]:
+    """Values of the template."""
+    return {
+        "title": inputs.title,
+        "summary": summary(inputs.results),
+        "notes": [*inputs.notes, TRACK],
+        "sections": setting_sections(inputs.results),
+        "probe": probe_grid(inputs.probe) if inputs.probe else None,
+        "pictures": picture_grid(inputs.sample_pictures) if inputs.sample_pictures else None,
+        "quarantine": quarantine(inputs.extraction) if inputs.extraction else None,
+        "environment": environment(inputs.results),
+        "diverged": diverged(inputs.results),
+    }

@@ -1,0 +1,106 @@
+"""What the commands print: one function per result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from cache.layout import ClipRecord
+from pipeline.console import out
+from pipeline.extract import STAGES, ExtractReport
+from pipeline.report import Probe, group_by_setting, result_table, to_rich
+from pipeline.types import Manifest, RunResult
+
+MOST_LISTED = 40  # quarantined tracks shown; the report page lists all
+
+
+def show_dataset(manifest: Manifest) -> None:
+    """One line about a data set."""
+    out.print(
+        escape(
+            f"{manifest.dataset}: {len(manifest.clips)} clips, {len(manifest.classes)} classes "
+            f"({', '.join(manifest.classes)}), domains {', '.join(manifest.domains)}, in {manifest.root}"
+        )
+    )
+
+
+def show_extraction(report: ExtractReport) -> None:
+    """Counts per modality, where the time went, and every track that is not used."""
+    table = Table("modality", "present", "absent", "failed", title="Features", title_justify="left")
+    for modality, counts in report.counts.items():
+        table.add_row(modality, *(str(counts.get(state, 0)) for state in ("present", "absent", "failed")))
+    out.print(table)
+    for note in report.repaired[:MOST_LISTED]:
+        out.print(escape(f"made anew: {note}"))
+    if report.new_clips:
+        per_clip = ", ".join(
+            f"{stage} {report.stage_seconds.get(stage, 0.0) / report.new_clips * 1e3:.0f}" for stage in STAGES
+        )
+        rate = report.new_clips / report.seconds
+        out.print(f"{report.new_clips} clips in {report.seconds:.1f} s ({rate:.1f}/s); worker ms per clip: {per_clip}")
+    else:
+        out.print("Everything was extracted already.")
+    _show_tracks("Quarantined", report.quarantined)
+    _show_tracks("Without such a track", report.absent)
+
+
+def _show_tracks(title: str, tracks: Sequence[tuple[str, ClipRecord]]) -> None:
+    """List unused tracks, the modalities of one clip with one reason in one line."""
+    together: dict[tuple[str, str, str], list[str]] = {}
+    for modality, record in tracks:
+        together.setdefault((record.clip_id, record.code, record.detail), []).append(modality)
+    if not together:
+        return
+    out.print(f"{title}: {len(tracks)} tracks of {len({clip for clip, _, _ in together})} clips")
+    for (clip_id, code, detail), modalities in list(together.items())[:MOST_LISTED]:
+        out.print(escape(f"  {clip_id} {'+'.join(modalities)}: {code} ({detail})"))
+    if len(together) > MOST_LISTED:
+        out.print(f"  ... and {len(together) - MOST_LISTED} more; the report lists all")
+
+
+def show_notes(notes: Sequence[str]) -> None:
+    """What a reader must know."""
+    for note in notes:
+        out.print(escape(f"Note: {note}"))
+
+
+def show_probe(rows: Sequence[Probe]) -> None:
+    """Accuracy of linear probes, one row per modality and one column per domain."""
+    domains = list(dict.fromkeys(row.domain for row in rows))
+    title = "Linear probe: all labels of a domain, accuracy on its test part, %"
+    table = Table("features", *map(escape, domains), title=title, title_justify="left")
+    for modality in dict.fromkeys(row.modality for row in rows):
+        found = {row.domain: row for row in rows if row.modality == modality}
+        table.add_row(modality, *(f"{found[d].accuracy * 100:.1f}" if d in found else "-" for d in domains))
+    if rows:
+        out.print(table)
+    else:
+        out.print("No linear probe: no domain has both training and test clips of two classes.")
+
+
+def show_table(results: Sequence[RunResult]) -> None:
+    """Result tables, one per setting."""
+    for _, members in group_by_setting(results):
+        out.print(to_rich(result_table(members)))
+
+
+def show_runs(results: Sequence[RunResult], new: int) -> None:
+    """What was trained now, what diverged, and the table."""
+    out.print(
+        f"{len(results)} runs, {new} of them trained now" if new else f"All {len(results)} runs were there already."
+    )
+    diverged = [r.spec.run_id for r in results if r.status == "diverged"]
+    if diverged:
+        out.print(f"Diverged (not in the table): {', '.join(diverged)}; a smaller learning rate may help")
+    for note in dict.fromkeys(note for r in results for note in r.notes[:-1]):
+        out.print(escape(f"Note: {note}"))
+    show_table(results)
+
+
+def show_paths(paths: Mapping[str, Path]) -> None:
+    """Where things were written."""
+    for path in paths.values():
+        out.print(escape(f"Written: {path}"))

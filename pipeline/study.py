@@ -1,0 +1,186 @@
+"""Whole workflows behind the commands: features of a data set, runs on them, and the page that shows both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cache.layout import Status
+from cache.store import FeatureGroup
+from pipeline.console import progress, status
+from pipeline.datasets import NOTES, DatasetRequest, load_dataset
+from pipeline.datasets.demo import DemoSpec
+from pipeline.errors import MediaError
+from pipeline.extract import ExtractReport, ExtractSettings, extract
+from pipeline.probe import linear_probe
+from pipeline.process import default_workers
+from pipeline.records import ResultStore
+from pipeline.report import ExtractionSummary, ModalityCount, Probe, Quarantined, ReportInputs, write_report
+from pipeline.sweep import SweepSettings, load_tables, plan_runs, run_missing
+from pipeline.types import Manifest, RunResult
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where everything of a user's work lies, and how much of the machine it may take."""
+
+    folder: Path
+    workers: int = field(default_factory=default_workers)
+
+    @property
+    def cache(self) -> Path:
+        """Root folder of all feature caches."""
+        return self.folder / "cache"
+
+    def results(self, dataset: str) -> Path:
+        """Folder of a data set's results."""
+        return self.folder / "results" / dataset
+
+    def report(self, dataset: str) -> Path:
+        """Folder of a data set's report."""
+        return self.folder / "report" / dataset
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """How the user named a data set."""
+
+    dataset: str
+    root: Path | None = None
+    name: str | None = None
+    outside: bool = False
+    demo: DemoSpec = field(default_factory=DemoSpec)
+
+
+def open_dataset(options: DatasetOptions, work: Workspace) -> Manifest:
+    """Read or make a data set, with a progress bar for one that is made."""
+    with progress(f"data set {options.dataset}") as bar:
+        request = DatasetRequest(
+            work=work.folder,
+            root=options.root,
+            name=options.name,
+            outside=options.outside,
+            workers=work.workers,
+            progress=bar.update,
+            demo=options.demo,
+        )
+        return load_dataset(options.dataset, request)
+
+
+def extract_features(manifest: Manifest, settings: ExtractSettings, work: Workspace) -> ExtractReport:
+    """Extract what is missing, with a progress bar."""
+    workers = work.workers if settings.device == "cpu" else 1
+    with progress(f"features of {manifest.dataset}") as bar:
+        return extract(manifest, settings, work.cache, workers, bar.start, bar.advance)
+
+
+def train_heads(
+    manifest: Manifest, features: ExtractSettings, sweep: SweepSettings, work: Workspace
+) -> tuple[list[RunResult], int]:
+    """Train what is missing, with a progress bar; returns all results and the number of runs that were missing."""
+    tables = load_tables(manifest, features, work.cache)
+    specs = plan_runs(manifest, tables, sweep)
+    workers = work.workers if features.device == "cpu" else 1
+    new = 0
+    with progress(f"{len(specs)} runs") as bar:
+
+        def on_start(missing: int, stacks: int, steps: int) -> None:
+            nonlocal new
+            new = missing
+            bar.start(steps)
+
+        results = run_missing(
+            specs,
+            manifest,
+            tables,
+            features,
+            work.cache,
+            work.results(manifest.dataset),
+            workers,
+            on_start,
+            bar.advance,
+        )
+    return results, new
+
+
+def probe_features(manifest: Manifest, settings: ExtractSettings, work: Workspace) -> list[Probe]:
+    """Linear probe per domain and modality; earlier ones are read back."""
+    with status("linear probe"):
+        return linear_probe(manifest, load_tables(manifest, settings, work.cache), work.folder / "probe")
+
+
+def stored_results(dataset: str, work: Workspace) -> list[RunResult]:
+    """All finished runs of a data set."""
+    return ResultStore(work.results(dataset)).read_all()
+
+
+def build_report(
+    manifest: Manifest, settings: ExtractSettings, results: Sequence[RunResult], work: Workspace
+) -> dict[str, Path]:
+    """Write the page, Markdown, CSV and LaTeX of a data set's results; returns their paths."""
+    with status("report"):
+        tables = load_tables(manifest, settings, work.cache)
+        inputs = ReportInputs(
+            results=results,
+            probe=linear_probe(manifest, tables, work.folder / "probe"),
+            sample_pictures=sample_pictures(manifest),
+            extraction=extraction_summary(manifest, settings, work),
+            title=f"pipe: {manifest.dataset}",
+            notes=notes(manifest.dataset, settings),
+        )
+        return write_report(work.report(manifest.dataset), inputs)
+
+
+def notes(dataset: str, settings: ExtractSettings) -> list[str]:
+    """What a reader must know before reading a number."""
+    found = [NOTES[dataset]] if dataset in NOTES else []
+    by_note: dict[str, list[str]] = {}
+    for modality in settings.modalities:
+        backbone = settings.backbone(modality)
+        by_note.setdefault(backbone.weights_note, []).append(backbone.name)
+    return found + [f"Backbones {', '.join(names)}: {note}." for note, names in by_note.items()]
+
+
+def extraction_summary(manifest: Manifest, settings: ExtractSettings, work: Workspace) -> ExtractionSummary:
+    """Counts per modality and every track that is not used."""
+    counts, quarantined = [], []
+    for modality in settings.modalities:
+        records = FeatureGroup(work.cache / settings.identity(manifest.dataset, modality).folder).records()
+        mine = [records[c.clip_id] for c in manifest.clips if c.clip_id in records]
+        tally = {state: sum(r.status is state for r in mine) for state in Status}
+        counts.append(ModalityCount(modality, tally[Status.PRESENT], tally[Status.ABSENT], tally[Status.FAILED]))
+        for record in mine:
+            reason = f"{record.code}: {record.detail}"
+            if record.status is Status.ABSENT:
+                quarantined.append(Quarantined(record.clip_id, modality, "absent", reason))
+            elif record.status is Status.FAILED:
+                quarantined.append(Quarantined(record.clip_id, modality, "failed", reason))
+    return ExtractionSummary(counts, quarantined)
+
+
+def sample_pictures(manifest: Manifest) -> list[tuple[str, list[tuple[str, bytes]]]]:
+    """The middle frame of one clip per domain and class, as PNG."""
+    import cv2
+
+    from pipeline.decode import open_frames
+
+    pictures = []
+    for domain in manifest.domains:
+        row: list[tuple[str, bytes]] = []
+        for label in manifest.classes:
+            for clip in manifest.clips:
+                if clip.domain != domain or clip.label != label or "video" not in clip.media:
+                    continue
+                try:
+                    with open_frames(clip.media["video"], clip.start_seconds, clip.end_seconds, clip.rate_hz) as reader:
+                        frame = reader.read([reader.num_frames // 2])[0]
+                except MediaError:
+                    continue  # the next clip of the class serves as well
+                scale = min(1.0, 160 / max(frame.shape[:2]))
+                small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+                row.append((label, cv2.imencode(".png", small[..., ::-1])[1].tobytes()))
+                break
+        if row:
+            pictures.append((domain, row))
+    return pictures
