@@ -7,18 +7,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from heads.losses import add_up
 
 Gradients = Sequence[Tensor | None]
+
+
+def _square_norm(gradients: Gradients) -> Tensor | float:
+    """Squared L2 norm per run over all parameters, ``(runs,)``, without temporaries of the parameters' size."""
+    norms = [torch.linalg.vector_norm(g.flatten(1), dim=1).square() for g in gradients if g is not None]
+    return add_up(norms) if norms else 0.0
 
 
 def _dot(first: Gradients, second: Gradients) -> Tensor | float:
     """Inner product per run over all parameters, ``(runs,)``; a missing gradient counts as zero.
 
-    A product and a row sum: batched products and vector norms are quicker here and there, but their rounding depends
-    on the number of runs.
+    A product and a row sum: a batched matrix product needs no temporary, but its rounding depends on the runs' number.
     """
     pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
-    return torch.stack([(a * b).flatten(1).sum(1) for a, b in pairs]).sum(0) if pairs else 0.0
+    return add_up([(a * b).flatten(1).sum(1) for a, b in pairs]) if pairs else 0.0
 
 
 def pcgrad_coefficients(first: Gradients, second: Gradients) -> tuple[Tensor, Tensor]:
@@ -28,8 +34,8 @@ def pcgrad_coefficients(first: Gradients, second: Gradients) -> tuple[Tensor, Te
     SSMDG's release the squared norms carry 1e-8. Elsewhere both weights are 1/2.
     """
     conflict = torch.as_tensor(_dot(first, second)).clamp(max=0)
-    a = (1 - conflict / (_dot(first, first) + 1e-8)) / 2
-    b = (1 - conflict / (_dot(second, second) + 1e-8)) / 2
+    a = (1 - conflict / (_square_norm(first) + 1e-8)) / 2
+    b = (1 - conflict / (_square_norm(second) + 1e-8)) / 2
     return a, b
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from heads.layers import unit
+
+
+def add_up(terms: Iterable[Tensor]) -> Tensor:
+    """Sum of terms ``(runs,)`` one after the other: the rounding must not depend on the number of runs."""
+    return reduce(torch.add, terms)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from heads.losses import PseudoLabels, cross_entropy
+from heads.losses import PseudoLabels, add_up, cross_entropy
 from heads.network import FUSED, HeadNetwork, HeadShape, Labeled, Outputs, Unlabeled
 from heads.randomness import RunStreams
 
@@ -61,11 +61,11 @@ class Method(nn.Module):
 
     def objectives(self, terms: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Weighted sums of the terms that are minimised, each ``(runs,)``."""
-        return (torch.stack(list(terms.values())).sum(0),)
+        return (add_up(terms.values()),)
 
     def combine(self, objectives: tuple[Tensor, ...]) -> None:
         """Set the gradients of all parameters; overridden only for gradient surgery."""
-        torch.stack(objectives).sum().backward()  # type: ignore[no-untyped-call]
+        add_up(objectives).sum().backward()  # type: ignore[no-untyped-call]
 
     def supervised(self, labeled: Labeled, outputs: Outputs) -> dict[str, Tensor]:
         """Cross-entropy of the fused head and of every unimodal head on a labeled batch, means over the batch.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from heads.losses import PseudoLabels, cross_entropy
+from heads.losses import PseudoLabels, add_up, cross_entropy
 from heads.method import Method, Recipe
 from heads.network import FUSED, Labeled, Unlabeled
 from heads.randomness import RunStreams
@@ -40,7 +40,7 @@ class FixMatch(Method):
     def objectives(self, terms: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """One objective: labeled terms plus ``weight_consistency`` times the consistency terms."""
         weight = self.hparam("weight_consistency")
-        return (torch.stack([v * weight if k.startswith("consistency/") else v for k, v in terms.items()]).sum(0),)
+        return (add_up([v * weight if k.startswith("consistency/") else v for k, v in terms.items()]),)
 
     @torch.no_grad()
     def pseudo_labels(self, logits: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> PseudoLabels:

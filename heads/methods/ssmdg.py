@@ -11,6 +11,7 @@ from heads.gradients import pcgrad
 from heads.layers import initialise, unit
 from heads.losses import (
     PseudoLabels,
+    add_up,
     alignment_terms,
     consensus_pseudo_labels,
     cross_entropy,
@@ -77,10 +78,8 @@ class SSMDG(Method):
             "prototype": self.hparam("weight_prototype"),
             "translation": self.hparam("weight_translation"),
         }
-        labeled = torch.stack([v for k, v in terms.items() if k.startswith("labeled/")]).sum(0)
-        unlabeled = torch.stack(
-            [v * weights[k.split("/")[0]] for k, v in terms.items() if not k.startswith("labeled/")]
-        ).sum(0)
+        labeled = add_up(v for k, v in terms.items() if k.startswith("labeled/"))
+        unlabeled = add_up(v * weights[k.split("/")[0]] for k, v in terms.items() if not k.startswith("labeled/"))
         return labeled, unlabeled
 
     def combine(self, objectives: tuple[Tensor, ...]) -> None:
