@@ -12,7 +12,8 @@ def view_generator(view_seed: int, clip_id: str, modality: str, stage: str, inde
     """Return the generator of one stage of one view.
 
     Philox, keyed by the first 128 bits of the sha256 of the five arguments: equal arguments give equal draws on every
-    machine and in any order; changing one argument gives an independent stream.
+    machine and in any order; changing one argument gives an independent stream. numpy promises the raw stream for
+    good, its distributions only by custom: a test pins what is drawn here.
 
     Args:
         view_seed: seed of all views of an extraction.

@@ -44,14 +44,14 @@ def equalize(frames: Tensor, magnitude: float, fill: Sequence[int]) -> Tensor:
     step = (counts.sum(1, keepdim=True) - counts.gather(1, brightest)) // 255
     below = counts.cumsum(1) - counts
     table = torch.div(below + step // 2, step.clamp(min=1), rounding_mode="floor").clamp(max=255)
-    table = torch.where(step > 0, table, torch.arange(256, device=frames.device))
-    return table.to(torch.uint8).flatten()[codes].view(frames.shape)
+    table = torch.where(step > 0, table, torch.arange(256, device=frames.device)).to(torch.uint8)
+    return table.flatten()[codes].view(frames.shape)
 
 
 def posterize(frames: Tensor, magnitude: float, fill: Sequence[int]) -> Tensor:
     """Keep the ``int(4 M) + 4`` highest bits: 4 bits for every M drawn."""
     bits = min(int(4 * magnitude) + 4, 8)
-    return frames & (256 - 2 ** (8 - bits))
+    return frames.bitwise_and(256 - 2 ** (8 - bits))
 
 
 def solarize(frames: Tensor, magnitude: float, fill: Sequence[int]) -> Tensor:
