@@ -364,6 +364,18 @@ def test_two_writers_do_not_share_a_folder(tmp_path: Path) -> None:
         write_demo(tmp_path, SPEC, progress=again)
 
 
+def test_any_number_of_readers_share_a_finished_folder(written: Path) -> None:
+    seen: list[Path] = []
+    write_demo(written, SPEC, progress=lambda done, total: seen.append(write_demo(written, SPEC)))
+    assert seen == [written / "manifest.csv"]
+
+
+def test_left_over_files_go_even_if_nothing_is_missing(copied: Path, written: Path) -> None:
+    (copied / ".demo.json.1.part").write_bytes(b"{")
+    write_demo(copied, SPEC)
+    assert contents(copied) == contents(written)
+
+
 def test_what_fails_in_a_worker_is_raised_here(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):  # the folders of the clips were never made
         list(write_in_processes(tmp_path, SPEC, plan_clips(SPEC)[:1], 1))

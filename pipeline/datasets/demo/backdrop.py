@@ -31,7 +31,7 @@ def _workshop(rng: np.random.Generator, side: int) -> Picture:
         picture[top : top + max(side // 128, 1)] *= np.float32(0.6)
     yy, xx = np.mgrid[0:side, 0:side].astype(np.float32) / side
     light = 1.15 - 0.45 * np.hypot(xx - rng.uniform(0.2, 0.8), yy - rng.uniform(0.1, 0.5))
-    return np.clip(picture * light[..., None], 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(picture * light[..., None], 0, 255), np.uint8)
 
 
 def _street(rng: np.random.Generator, side: int) -> Picture:
@@ -50,7 +50,7 @@ def _street(rng: np.random.Generator, side: int) -> Picture:
     pavement = np.array([92, 92, 96], np.float32) + 14 * _smooth_noise(rng, side, side // 3, side // 3)
     picture[horizon:] = pavement[horizon:]
     picture[horizon : horizon + max(side // 64, 1)] = 170
-    return np.clip(picture * light, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(picture * light, 0, 255), np.uint8)
 
 
 def _cartoon(rng: np.random.Generator, side: int) -> Picture:
@@ -58,7 +58,7 @@ def _cartoon(rng: np.random.Generator, side: int) -> Picture:
     skies = (((120, 205, 250), (215, 240, 255)), ((255, 190, 150), (255, 235, 190)), ((150, 225, 210), (235, 250, 215)))
     top, low = (np.array(colour, np.float32) for colour in skies[int(rng.integers(len(skies)))])
     share = np.linspace(0, 1, side, dtype=np.float32)[:, None, None]
-    picture = np.broadcast_to(top + (low - top) * share, (side, side, 3)).astype(np.uint8)
+    picture = np.repeat((top + (low - top) * share).astype(np.uint8), side, axis=1)
     for _ in range(int(rng.integers(2, 5))):
         x, y, r = rng.uniform(0, side), rng.uniform(0.1, 0.5) * side, rng.uniform(0.04, 0.08) * side
         for dx in (-1.2, 0.0, 1.2):

@@ -93,9 +93,11 @@ def draw_motion(plan: ClipPlan, rate_hz: int) -> Motion:
         values["drift"] *= weaker
     for name in values.keys() & {"travel", "lever", "hop"}:
         # Larger objects leave less room: the centre stays far enough inside the picture.
-        values[name] = min(values[name], 0.62 if name == "hop" else 0.46 - 0.6 * radius)
+        values[name] = min(values[name], {"travel": 0.46 - 0.6 * radius, "lever": 0.3, "hop": 0.6}[name])
     tempo = min(log_uniform(rng, action.tempo_hz) * style.tempo, TEMPO_LIMIT * rate_hz)
-    below = 0.45 * values.get("hop", 0.0) - 0.5 * values.get("lever", 0.0)
+    # A jump starts low and a pendulum hangs high; what turns all the way round stays in the middle.
+    hangs = max(1.0 - values.get("drift", 0.0), 0.0)
+    below = 0.45 * values.get("hop", 0.0) - 0.5 * values.get("lever", 0.0) * hangs
     return Motion(
         trouble=trouble,
         tempo_hz=tempo,

@@ -39,12 +39,13 @@ def render(plan: ClipPlan, motion: Motion, size: int, rate_hz: int) -> Picture:
     frames = np.empty((plan.num_frames, size, size, 3), np.uint8)
     for i in range(plan.num_frames):
         scenery = _look_at(canvas, camera[i], size)
-        exposures = []
-        for drawing in drawings:
-            picture = scenery.copy() if shots > 1 else scenery
+        frame = scenery
+        for shot, drawing in enumerate(drawings):
+            picture = scenery.copy() if shot + 1 < shots else scenery
             _draw(picture, [corners[i] for corners in drawing], colours, style, size)
-            exposures.append(picture)
-        frame = exposures[0] if shots == 1 else np.mean(exposures, axis=0, dtype=np.float32).astype(np.uint8)
+            # A running mean of the moments while the shutter is open.
+            share = 1 / (shot + 1)
+            frame = picture if shot == 0 else np.asarray(cv2.addWeighted(picture, share, frame, 1 - share, 0), np.uint8)
         if hideout is not None:
             cv2.fillPoly(frame, [hideout[0][i]], hideout[1], cv2.LINE_AA, SUBPIXEL)
         frames[i] = finish(frame, i)
@@ -109,8 +110,8 @@ def _hideout(rng: np.random.Generator, motion: Motion, camera: Floats, size: int
     wide, high = rng.uniform(0.3, 0.42), rng.uniform(0.5, 0.75)
     x, y = motion.centre[0] + rng.uniform(-0.08, 0.08), motion.centre[1] + rng.uniform(-0.12, 0.12)
     lean = rng.uniform(-0.05, 0.05)
-    board = np.array([[x - wide / 2, y - high / 2], [x + wide / 2, y - high / 2]])
-    board = np.concatenate([board + [lean, 0], board[::-1] + [-lean, high]])
+    left, right, top, bottom = x - wide / 2, x + wide / 2, y - high / 2, y + high / 2
+    board = np.array([[left + lean, top], [right + lean, top], [right - lean, bottom], [left - lean, bottom]])
     grey = int(rng.integers(40, 120))
     place = (board - camera[:, None, :]) * size * 2**SUBPIXEL
     return np.rint(place).astype(np.int32), (grey, int(grey * 0.95), int(grey * 0.85))

@@ -65,18 +65,19 @@ def _loudness(wave: Floats, rate_hz: int) -> float:
 
 def _filter(wave: Floats, gain: Floats) -> Floats:
     """Apply ``gain (samples // 2 + 1,)`` to the spectrum of ``wave (samples,)``."""
-    return np.fft.irfft(np.fft.rfft(wave) * gain, len(wave))
+    return np.asarray(np.fft.irfft(np.fft.rfft(wave) * gain, len(wave)), np.float64)
 
 
 def _frequencies(num_samples: int, rate_hz: int) -> Floats:
-    return np.fft.rfftfreq(num_samples, 1 / rate_hz)
+    return np.asarray(np.fft.rfftfreq(num_samples, 1 / rate_hz), np.float64)
 
 
 def _convolve(wave: Floats, response: Floats) -> Floats:
     """Convolve and keep the length of ``wave``."""
     length = len(wave) + len(response) - 1
     fast = -(-length // 4096) * 4096
-    return np.fft.irfft(np.fft.rfft(wave, fast) * np.fft.rfft(response, fast), fast)[: len(wave)]
+    spectrum = np.fft.rfft(wave, fast) * np.fft.rfft(response, fast)
+    return np.asarray(np.fft.irfft(spectrum, fast)[: len(wave)], np.float64)
 
 
 def _impacts(voice: Voice, cycles: Floats, motion: Motion, rng: np.random.Generator, rate_hz: int) -> Floats:
@@ -170,7 +171,7 @@ def _coloured(rng: np.random.Generator, num_samples: int, rate_hz: int, slope: f
     """Noise of unit variance whose amplitude falls with the frequency to the power ``slope``."""
     frequency = _frequencies(num_samples, rate_hz)
     wave = _filter(rng.standard_normal(num_samples), np.maximum(frequency, 40.0) ** -slope)
-    return wave / wave.std()
+    return np.asarray(wave / wave.std())
 
 
 def _workshop_bed(seconds: Floats, rng: np.random.Generator, rate_hz: int) -> Floats:
@@ -186,7 +187,7 @@ def _street_bed(seconds: Floats, rng: np.random.Generator, rate_hz: int) -> Floa
     rumble = _coloured(rng, len(seconds), rate_hz, 1.0)
     tyres = _coloured(rng, len(seconds), rate_hz, 0.3)
     passing = (seconds - rng.uniform(-0.3, 1.1) * seconds[-1]) / rng.uniform(0.3, 0.8)
-    return rumble + 1.2 * np.exp(-(passing**2)) * tyres
+    return np.asarray(rumble + 1.2 * np.exp(-(passing**2)) * tyres)
 
 
 def _cartoon_bed(seconds: Floats, rng: np.random.Generator, rate_hz: int) -> Floats:

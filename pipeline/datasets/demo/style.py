@@ -56,8 +56,19 @@ MOTION_ENDS: dict[MotionAxis, dict[str, Range]] = {
     "upright": {"hop": (0.30, 0.05), "swell": (0.04, 0.32), "squash": (0.28, 0.03)},
 }
 SOUND_ENDS: dict[SoundAxis, dict[str, Range]] = {
-    "impacts": {"pitch_hz": (1900, 320), "decay_seconds": (0.012, 0.07), "grains": (7, 1), "spread_seconds": (0.09, 0.01)},
-    "swells": {"pitch_hz": (420, 2100), "sweep": (1.6, 0.2), "width": (0.45, 0.9), "peaked": (2.2, 0.5), "rough": (0.05, 0.9)},
+    "impacts": {
+        "pitch_hz": (1900, 320),
+        "decay_seconds": (0.012, 0.07),
+        "grains": (7, 1),
+        "spread_seconds": (0.09, 0.01),
+    },
+    "swells": {
+        "pitch_hz": (420, 2100),
+        "sweep": (1.6, 0.2),
+        "width": (0.45, 0.9),
+        "peaked": (2.2, 0.5),
+        "rough": (0.05, 0.9),
+    },
     "tones": {"pitch_hz": (130, 620), "rolloff": (0.8, 1.9), "floor": (0.5, 0.01), "soft": (1.2, 0.1)},
 }
 
@@ -117,7 +128,7 @@ STYLES: dict[str, Style] = {
         shapes=("ball", "cone", "can"),
         bodies=((236, 112, 28), (32, 60, 120), (226, 206, 60)),
         accents=((240, 240, 236), (30, 32, 36), (180, 30, 40)),
-        radius=(0.10, 0.16),
+        radius=(0.12, 0.18),
         aspect=(0.7, 1.0),
         tempo=0.85,
         amplitude=0.85,
