@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from cache.layout import ClipRecord, Identity, Status
@@ -30,6 +29,7 @@ from extractors.views.plan import FramePlan, needed_indices, plan_frames
 from extractors.views.video import render_video
 from pipeline.decode import open_flow, open_frames, read_sound
 from pipeline.errors import MediaAbsent, MediaError, UsageError, choose
+from pipeline.locks import only_writer
 from pipeline.types import MODALITIES, Clip, Manifest, ViewSpec
 from pipeline.workers import Advance, run_tasks
 
@@ -147,15 +147,7 @@ def extract(
         UsageError: another process is extracting into the same cache.
     """
     start = time.perf_counter()
-    (cache / manifest.dataset).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(cache / manifest.dataset / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UsageError(
-            f"another pipe process is extracting {manifest.dataset} into {cache}; wait for it or use another --work"
-        ) from None
-    with lock:
+    with only_writer(cache / manifest.dataset, "extracting into"):
         groups = open_groups(manifest, settings, cache)
         repaired = _repair(manifest, groups)
         tasks = _tasks(manifest, settings, cache, groups)

@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
 from cache.layout import CacheError
 from cache.store import FeatureGroup, FeatureTable
@@ -17,6 +16,7 @@ from heads.methods import METHODS
 from pipeline.bank import FeatureBank
 from pipeline.errors import CacheMissing, UsageError, choose
 from pipeline.extract import ExtractSettings
+from pipeline.locks import only_writer
 from pipeline.records import ResultStore
 from pipeline.select import SELECTION
 from pipeline.train import StackTrainer, head_shape, resolve_hparams
@@ -220,15 +220,7 @@ def run_missing(
         advance: called with numbers of stack steps done.
     """
     store = ResultStore(results)
-    results.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(results / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UsageError(
-            f"another pipe process is training into {results}; wait for it or use another --work"
-        ) from None
-    with lock:
+    with only_writer(results, "training into"):
         missing = store.missing(specs)
         dims = [(m, int(t.features.shape[-1])) for m, t in tables.items()]
         budget = STACK_BYTES_CPU

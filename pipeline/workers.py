@@ -8,6 +8,8 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar, cast
@@ -67,8 +69,9 @@ class _Pool(Generic[Task, Result]):
     def _start(self) -> tuple[Connection, BaseProcess]:
         ours, theirs = self.context.Pipe()
         process = self.context.Process(target=_serve, args=(theirs, self.function), daemon=True)
-        process.start()
-        theirs.close()
+        with _interrupts_held():
+            process.start()
+        theirs.close()  # the worker's alone from here on, so that its end is noticed
         return ours, process
 
     def run(self) -> Iterator[tuple[int, Result]]:
@@ -121,6 +124,20 @@ class _Pool(Generic[Task, Result]):
             process.join()
         for connection in [*self.busy, *[c for c, _ in self.idle]]:
             connection.close()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Delay Ctrl-C while a process starts; the new process inherits the delay and ignores the signal later."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # it resets the mask when it starts, so it has to run before
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(connection: Connection, function: Callable[[Task, Advance], Result]) -> None:

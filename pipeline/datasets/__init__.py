@@ -36,8 +36,10 @@ def load_demo(request: DatasetRequest) -> Manifest:
 
 # What a reader of a data set's numbers must know, one sentence.
 NOTES: dict[str, str] = {
-    "demo": "The demo data are synthetic: rendered scenes and synthesised sounds, made once from a seed. They show that "
-    "everything works and how methods behave under known shifts; they do not rank methods on real video."
+    "demo": (
+        "The demo data are synthetic: rendered scenes and synthesised sounds, made once from a seed. They show that "
+        "everything works and how methods behave under known shifts; they do not rank methods on real video."
+    )
 }
 
 DATASETS: dict[str, Callable[[DatasetRequest], Manifest]] = {"demo": load_demo}

@@ -15,11 +15,11 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from pipeline.decode.container import (
     DECODER,
+    PYAV_ERRORS,
     Facts,
     audio_stream,
     explain,
@@ -35,6 +35,7 @@ _SEEK_AFTER_SECONDS = 2.0  # a stretch that starts earlier is decoded from the s
 _PREROLL_SECONDS = 1.0  # decoded before a stretch: overlapping windows and bit reservoirs need a predecessor
 _MARGIN_SECONDS = 0.25  # handed to the resampler on both sides of a stretch; its filter is far shorter
 _RESYNC_SECONDS = 0.1  # a larger difference between timestamps and counted samples is a gap
+_LONGEST_GAP_SECONDS = 10.0  # a longer one is damage: filled with zeros it could take any amount of memory
 _SILENT_BELOW = 1e-5
 _SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "wav")  # containers whose index leads to an exact sample
 _COUNTED = ("avi", "mp3", "aac")  # containers without timestamps worth the name: samples are counted
@@ -155,7 +156,7 @@ def _frames(container: InputContainer, stream: AudioStream, path: Path) -> Itera
                 continue
             try:
                 frames = packet.decode()
-            except (FFmpegError, ValueError, RuntimeError) as error:
+            except PYAV_ERRORS as error:
                 yield MediaFailed("decode_error", f"{path.name}: decoding sound: {explain(error)}")
                 continue
             yield from frames
@@ -226,6 +227,12 @@ class _Gather:
             return stamp
         if abs(stamp - expected) <= _RESYNC_SECONDS * self.rate_hz:
             return expected
+        if abs(stamp - expected) > _LONGEST_GAP_SECONDS * self.rate_hz:
+            raise MediaFailed(
+                "decode_error",
+                f"{self.path.name}: timestamps of the sound jump from {expected / self.rate_hz:.2f} s "
+                f"to {stamp / self.rate_hz:.2f} s",
+            )
         if self.keep_from <= max(stamp, expected) and min(stamp, expected) < self.keep_to:
             self.gap += max(0, stamp - expected)
         return stamp

@@ -21,6 +21,9 @@ MediaStream = TypeVar("MediaStream", VideoStream, AudioStream)
 
 DECODER = f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}"
 
+# What PyAV raises: besides FFmpeg's errors its own, for example an IndexError where a damaged file grows a new track.
+PYAV_ERRORS = (av.error.FFmpegError, ValueError, RuntimeError, IndexError)
+
 
 def explain(error: BaseException) -> str:
     """Return FFmpeg's message without error number and path."""
@@ -33,11 +36,11 @@ def media_errors(code: str, what: str) -> Iterator[None]:
     """Turn every exception that PyAV raises inside the block into ``MediaFailed(code, "<what>: <message>")``.
 
     Raises:
-        MediaFailed: an FFmpeg error, or a ValueError or RuntimeError of PyAV itself.
+        MediaFailed: one of ``PYAV_ERRORS``.
     """
     try:
         yield
-    except (av.error.FFmpegError, ValueError, RuntimeError) as error:
+    except PYAV_ERRORS as error:
         raise MediaFailed(code, f"{what}: {explain(error)}") from error
 
 

@@ -232,7 +232,7 @@ def _stretch(
             "past_end", f"{path.name}: the stretch starts at frame {low:.0f} ({start} s), the last frame is {last}"
         )
     kept = [number for number in numbers if low <= number - origin < high]
-    expected = range(origin + int(low), origin + int(min(last, high - 1)))
+    expected = range(origin + int(low), origin + 1 + int(min(last, high - 1)))
     if len(kept) < len(expected):
         missing = sorted(set(expected) - set(kept))
         raise MediaFailed(

@@ -10,13 +10,12 @@ from typing import Self
 
 import numpy as np
 from av.container import InputContainer
-from av.error import FFmpegError
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from pipeline.decode.container import DECODER, Facts, explain, media_errors, open_container, video_stream
+from pipeline.decode.container import DECODER, PYAV_ERRORS, Facts, media_errors, open_container, video_stream
 from pipeline.decode.scan import VideoScan, scan_video
 from pipeline.errors import MediaFailed
 
@@ -155,13 +154,13 @@ class VideoReader:
 
     def _probe(self) -> VideoFrame:
         """Decode the first frame that a pass for the start of the stretch meets: it knows size and rotation."""
-        for seek_to, start in self._approaches(self._first):
+        for seek_to, _ in self._approaches(self._first):
             with suppress(MediaFailed):  # damage is judged by the pass from the start
                 if self._seek(seek_to):
-                    for frame in self._frames(start):
+                    for frame in self._frames():
                         return frame
         self._rewind()
-        for frame in self._frames(None if self._scan.by_order else int(self._scan.pts[0])):
+        for frame in self._frames():
             return frame
         raise MediaFailed("decode_error", f"{self._path.name}: {len(self._scan.pts)} packets, no frame comes out")
 
@@ -186,7 +185,7 @@ class VideoReader:
     def _by_position(self, wanted: list[int], keep: Sink) -> bool:
         """Pick frames by their position in the decoder's output; False: it ended before the last one."""
         remaining = set(wanted)
-        for position, frame in enumerate(self._frames(None)):
+        for position, frame in enumerate(self._frames()):
             self._check(frame, position)
             if position in remaining:
                 remaining.discard(position)
@@ -212,7 +211,7 @@ class VideoReader:
         """
         pts, queue, previous = self._scan.pts, list(reversed(wanted)), start - 1
         expected = int(np.searchsorted(pts, start))
-        for frame in self._frames(start):
+        for frame in self._frames():
             if frame.pts is None or frame.pts < start:
                 continue
             if frame.pts <= previous:
@@ -236,23 +235,12 @@ class VideoReader:
         if frame.is_corrupt:
             raise MediaFailed("decode_error", f"{self._path.name}: frame {position} is damaged")
 
-    def _frames(self, start: int | None) -> Iterator[VideoFrame]:
-        """Decode from where the container stands.
-
-        Args:
-            start: timestamp of the key frame the pass starts at. Pictures that are shown before it and follow it in
-                the file refer to what is not there; that they cannot be decoded is no damage.
-        """
+    def _frames(self) -> Iterator[VideoFrame]:
+        """Decode from where the container stands."""
         container, stream = self._opened()
-        with media_errors("decode_error", f"{self._path.name}: reading"):
+        with media_errors("decode_error", f"{self._path.name}: decoding"):
             for packet in container.demux(stream):
-                try:
-                    frames = packet.decode()
-                except (FFmpegError, ValueError, RuntimeError) as error:
-                    if start is not None and packet.pts is not None and packet.pts < start:
-                        continue
-                    raise MediaFailed("decode_error", f"{self._path.name}: decoding: {explain(error)}") from error
-                yield from frames
+                yield from packet.decode()
 
     def _approaches(self, position: int) -> list[tuple[int, int]]:
         """Where to seek for a position, and the key frame to trust frames from: timestamps, best first.
@@ -266,7 +254,7 @@ class VideoReader:
             return []
         keys = self._scan.keys
         last = int(np.searchsorted(keys, self._scan.pts[position], side="right")) - 1
-        if last < 0 or keys[last] < self._scan.pts[0]:  # an edit list hides the key frame itself
+        if last < 0:
             return []
         return [(int(keys[i]), int(keys[last])) for i in dict.fromkeys((last, max(0, last - 1)))]
 
@@ -286,7 +274,7 @@ class VideoReader:
         container, stream = self._opened()
         try:
             container.seek(key, stream=stream, backward=True)
-        except (FFmpegError, ValueError, RuntimeError):
+        except PYAV_ERRORS:
             return False
         return True
 

@@ -6,18 +6,21 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.datasets.demo.plan import ClipPlan, DemoSpec, plan_clips
 from pipeline.errors import UsageError
+from pipeline.locks import only_writer
 from pipeline.types import digest
+from pipeline.workers import Advance, run_tasks
 
 MANIFEST = "manifest.csv"
 SPEC_FILE = "demo.json"
 COLUMNS = ("clip_id", "path", "label", "domain", "split", "group")
+BLOCK_CLIPS = 4  # clips a process is given at a time
 VERSION = 1  # goes up whenever the same spec would give other bytes
 TEMPORARY = ".part"  # ending of files that are being written
 BROKEN_SHARE = 0.55  # of the bytes of the cut-off file
@@ -39,8 +42,7 @@ def write(root: Path, spec: DemoSpec, workers: int, progress: Progress | None) -
         if progress is not None:
             progress(len(plans), len(plans))
         return manifest
-    root.mkdir(parents=True, exist_ok=True)
-    with _only_writer(root):
+    with only_writer(root, "writing the demo data set into"):
         if not _is_claimed(root, spec):
             asked = _described(spec)
             _write_text(root / SPEC_FILE, json.dumps({**asked, "digest": digest(asked)}, indent=2) + "\n")
@@ -90,31 +92,39 @@ def _write_clips(
     done = total - len(todo)
     if progress is not None:
         progress(done, total)
-    steps = _in_this_process(root, spec, todo) if workers == 1 else _in_processes(root, spec, todo, workers)
-    with closing(steps):  # stops the processes at once when progress() or Ctrl-C raises here
-        for written in steps:
-            done += written
-            if progress is not None:
-                progress(done, total)
+
+    def advance(amount: int) -> None:
+        nonlocal done
+        done += amount
+        if progress is not None:
+            progress(done, total)
+
+    blocks = [Block(root, spec, tuple(todo[i : i + BLOCK_CLIPS])) for i in range(0, len(todo), BLOCK_CLIPS)]
+    for _ in run_tasks(write_block, blocks, workers, advance):
+        pass
 
 
-def _in_this_process(root: Path, spec: DemoSpec, todo: list[ClipPlan]) -> Generator[int, None, None]:
+@dataclass(frozen=True)
+class Block:
+    """Clips that one process writes in one go."""
+
+    root: Path
+    spec: DemoSpec
+    plans: tuple[ClipPlan, ...]
+
+
+def write_block(block: Block, advance: Advance) -> None:
+    """Write the clips of a block, one after the other, on one thread."""
     import cv2
 
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
-        for plan in todo:
-            write_clip(root, spec, plan)
-            yield 1
+        for plan in block.plans:
+            write_clip(block.root, block.spec, plan)
+            advance(1)
     finally:
         cv2.setNumThreads(threads)
-
-
-def _in_processes(root: Path, spec: DemoSpec, todo: list[ClipPlan], workers: int) -> Generator[int, None, None]:
-    from pipeline.datasets.demo.workers import write_in_processes
-
-    return write_in_processes(root, spec, todo, workers)
 
 
 def _look(root: Path, plans: list[ClipPlan]) -> tuple[list[ClipPlan], list[Path]]:
@@ -186,30 +196,3 @@ def _write_text(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextmanager
-def _only_writer(root: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system drops with the process, so no lock outlives a crash.
-
-    Raises:
-        UsageError: another process holds it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows
-        yield
-        return
-    handle = os.open(root, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(
-                f"another process is writing the demo data set in {root}; wait for it, or name another folder"
-            ) from error
-        except OSError:
-            pass  # some network file systems have no locks for folders
-        yield
-    finally:
-        os.close(handle)
