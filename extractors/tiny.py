@@ -22,8 +22,8 @@ WEIGHTS_NOTE = (
     "analytic filters and convolutions drawn from seed 0; nothing was pretrained, so absolute accuracies say nothing "
     "about pretrained backbones"
 )
-FRAME_DIM = 192
-AUDIO_DIM = 192
+FRAME_DIM = 160
+AUDIO_DIM = 160
 
 
 def _random_weight(name: str, *shape: int) -> Tensor:
@@ -43,37 +43,57 @@ def _random_conv(name: str, inputs: int, outputs: int, kernel: tuple[int, ...], 
     return layer
 
 
-def _modulation_spectrum(series: Tensor) -> Tensor:
-    """Magnitude spectrum over time of ``(rows, channels, time)``, flattened, without the mean: rhythm, not phase."""
+def _rhythm(series: Tensor) -> Tensor:
+    """Magnitude spectrum over time of ``(rows, channels, time)``, flattened, without the mean: tempo, not phase."""
     centred = series - series.mean(-1, keepdim=True)
     magnitude: Tensor = torch.fft.rfft(centred).abs() / series.shape[-1]
     return magnitude[..., 1:].flatten(1)
 
 
-class _Summary(nn.Module):
-    """Pool a stack of maps into a vector: means, rhythms and seeded random convolutions.
+def _foreground(maps: Tensor, saliency: Tensor) -> Tensor:
+    """Series of what moves against the background, ``(rows, channels + 5, time)``.
 
-    Input ``(rows, channels, time, height, width)`` or ``(rows, channels, time)``, non-negative; output
-    ``(rows, dim)`` with ``channels`` means, ``rhythm`` projected modulation magnitudes, and the rest pooled
-    convolution responses.
+    Args:
+        maps: signed maps ``(rows, channels, time, height, width)``.
+        saliency: how much each place stands out, ``(rows, time, height, width)``, non-negative.
+
+    Returns:
+        The saliency-weighted mean of every map, and the salient region's centre (x, y), spread (x, y) and strength.
+    """
+    height, width = saliency.shape[-2:]
+    weight = saliency / (saliency.sum((2, 3), keepdim=True) + 1e-6)
+    y = torch.linspace(-1, 1, height, device=maps.device)[:, None]
+    x = torch.linspace(-1, 1, width, device=maps.device)
+    means = (maps * weight[:, None]).sum((3, 4))
+    centre_x, centre_y = (weight * x).sum((2, 3)), (weight * y).sum((2, 3))
+    spread_x = (weight * (x - centre_x[..., None, None]) ** 2).sum((2, 3))
+    spread_y = (weight * (y - centre_y[..., None, None]) ** 2).sum((2, 3))
+    region = torch.stack([centre_x, centre_y, spread_x.sqrt(), spread_y.sqrt(), saliency.mean((2, 3))], 1)
+    return torch.cat([means, region], 1)
+
+
+class _Summary(nn.Module):
+    """Pool signed series and non-negative maps into a vector.
+
+    The vector holds the mean, the deviation and the mean magnitude of every series, a seeded random projection of
+    their rhythms, and the pooled responses of two seeded random convolutions over the maps.
     """
 
-    def __init__(self, name: str, channels: int, time: int, axes: int, dim: int, rhythm: int) -> None:
-        super().__init__()
-        width = (dim - channels - rhythm) // 2
-        if 2 * width + channels + rhythm != dim:
-            raise ValueError(f"{name}: dim {dim} minus {channels} means and {rhythm} rhythms must be even")
-        kernel = (3,) * axes
-        self.first = _random_conv(f"{name}/first", channels, 64, kernel, 2)
-        self.second = _random_conv(f"{name}/second", 64, width, kernel, 2)
-        self.register_buffer("projection", _random_weight(f"{name}/rhythm", rhythm, channels * (time // 2)))
+    width = 16  # channels of the last convolution; the projection fills what moments and convolutions leave of dim
 
-    def forward(self, maps: Tensor) -> Tensor:
-        space = tuple(range(3, maps.dim()))
-        series = maps.mean(space) if space else maps
-        rhythm = _modulation_spectrum(series) @ self.get_buffer("projection").T
+    def __init__(self, name: str, series: int, channels: int, time: int, axes: int, dim: int) -> None:
+        super().__init__()
+        rhythm = dim - 3 * series - 2 * self.width
+        self.first = _random_conv(f"{name}/first", channels, 48, (3,) * axes, 2)
+        self.second = _random_conv(f"{name}/second", 48, self.width, (3,) * axes, 2)
+        self.register_buffer("projection", _random_weight(f"{name}/rhythm", rhythm, series * (time // 2)))
+
+    def forward(self, series: Tensor, maps: Tensor) -> Tensor:
+        """Map ``(rows, series, time)`` and ``(rows, channels, time, ...)`` to ``(rows, dim)``."""
+        moments = [series.mean(-1), series.std(-1, correction=0), series.abs().mean(-1)]
+        rhythm = _rhythm(series) @ self.get_buffer("projection").T
         h = self.second(self.first(maps).relu()).relu().flatten(2)
-        return torch.cat([series.mean(-1), rhythm, h.mean(-1), h.std(-1, correction=0)], -1)
+        return torch.cat([*moments, rhythm, h.mean(-1), h.std(-1, correction=0)], -1)
 
 
 class MotionEnergy(nn.Module):
@@ -87,8 +107,8 @@ class MotionEnergy(nn.Module):
         super().__init__()
         self.register_buffer("spatial", self._spatial_filters())
         self.register_buffer("temporal", self._temporal_filters(16))
-        channels = len(self.wavelengths) * self.orientations * len(self.rates)
-        self.summary = _Summary("rgb", channels, time=16, axes=3, dim=FRAME_DIM, rhythm=64)
+        bands = len(self.wavelengths) * self.orientations
+        self.summary = _Summary("rgb", 2 * bands + 5, bands * len(self.rates), time=16, axes=3, dim=FRAME_DIM)
 
     def _spatial_filters(self) -> Tensor:
         """Complex Gabor filters as ``(2 * filters, 1, 13, 13)``: cosine parts, then sine parts, each zero mean."""
@@ -135,7 +155,14 @@ class MotionEnergy(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(rows, 3, 16, 64, 64)`` to ``(rows, FRAME_DIM)``."""
-        return self.summary(self.energy(x))  # type: ignore[no-any-return]
+        maps = self.energy(x)
+        rows, _, time, height, width = maps.shape
+        energy = maps.view(rows, -1, len(self.rates), time, height, width)
+        # Opponent energy is signed: motion one way minus motion the other way, slow and fast.
+        opponent = torch.cat([energy[:, :, 3] - energy[:, :, 1], energy[:, :, 4] - energy[:, :, 0]], 1)
+        background = opponent.flatten(3).median(-1).values[..., None, None]
+        relative = opponent - background
+        return self.summary(_foreground(relative, relative.abs().mean(1) ** 2), maps)  # type: ignore[no-any-return]
 
 
 class FlowField(nn.Module):
@@ -143,22 +170,22 @@ class FlowField(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.summary = _Summary("flow", channels=16, time=8, axes=3, dim=FRAME_DIM, rhythm=48)
-
-    def maps(self, x: Tensor) -> Tensor:
-        """Rectified maps ``(rows, 16, time, 16, 16)``: the flow, its deviation from the frame's mean, and gradients."""
-        rows, _, time, height, width = x.shape
-        small = F.avg_pool2d(x.reshape(rows, 2 * time, height, width), 4).view(rows, 2, time, height // 4, width // 4)
-        relative = small - small.mean((3, 4), keepdim=True)
-        u, v = relative[:, 0], relative[:, 1]
-        ux, vx = (F.pad(f[..., 1:] - f[..., :-1], (0, 1)) for f in (u, v))
-        uy, vy = (F.pad(f[..., 1:, :] - f[..., :-1, :], (0, 0, 0, 1)) for f in (u, v))
-        signed = torch.stack([small[:, 0], small[:, 1], u, v, ux + vy, vx - uy, ux - vy, vx + uy], 1)
-        return torch.cat([signed.relu(), (-signed).relu()], 1) * 10
+        self.summary = _Summary("flow", 13, 12, time=8, axes=3, dim=FRAME_DIM)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(rows, 2, 8, 64, 64)`` to ``(rows, FRAME_DIM)``."""
-        return self.summary(self.maps(x))  # type: ignore[no-any-return]
+        rows, _, time, height, width = x.shape
+        small = F.avg_pool2d(x.reshape(rows, 2 * time, height, width), 2) * 10
+        small = small.view(rows, 2, time, height // 2, width // 2)
+        camera = small.flatten(3).median(-1).values  # (rows, 2, time)
+        relative = small - camera[..., None, None]
+        u, v = relative[:, 0], relative[:, 1]
+        ux, vx = (F.pad(f[..., 1:] - f[..., :-1], (0, 1)) for f in (u, v))
+        uy, vy = (F.pad(f[..., 1:, :] - f[..., :-1, :], (0, 0, 0, 1)) for f in (u, v))
+        signed = torch.stack([u, v, ux + vy, vx - uy, ux - vy, vx + uy], 1)
+        series = torch.cat([camera, _foreground(signed, u**2 + v**2)], 1)
+        maps = torch.cat([signed.relu(), (-signed).relu()], 1)
+        return self.summary(series, F.avg_pool3d(maps, (1, 2, 2)))  # type: ignore[no-any-return]
 
 
 class BandEnergy(nn.Module):
@@ -170,7 +197,7 @@ class BandEnergy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("filters", self._filters())
-        self.summary = _Summary("audio", channels=self.bands * 2, time=self.frames, axes=1, dim=AUDIO_DIM, rhythm=64)
+        self.summary = _Summary("audio", self.bands, 2 * self.bands, self.frames, axes=1, dim=AUDIO_DIM)
 
     def _filters(self) -> Tensor:
         """Triangular filters ``(bands, 257)``, narrow below 1 kHz and wide above, each summing to one."""
@@ -188,7 +215,8 @@ class BandEnergy(nn.Module):
         bands = self.get_buffer("filters") @ x[:, 0]
         series = F.interpolate(bands, self.frames, mode="linear", align_corners=False)
         rise = F.pad(series[..., 1:] - series[..., :-1], (1, 0))
-        return self.summary(torch.cat([series.exp().clamp(max=20), rise.relu()], 1))  # type: ignore[no-any-return]
+        maps = torch.cat([series.exp().clamp(max=20), rise.relu()], 1)
+        return self.summary(series, maps)  # type: ignore[no-any-return]
 
 
 def build_rgb() -> nn.Module:
