@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -14,7 +15,7 @@ from pipeline.extract import STAGES, ExtractReport
 from pipeline.report import Probe, group_by_setting, result_table, to_rich
 from pipeline.types import Manifest, RunResult
 
-MOST_LISTED = 40  # quarantined tracks shown; the report page lists all
+MOST_LISTED = {"Quarantined": 40, "Without such a track": 8, "Made anew": 8}  # lines; the report page lists all
 
 
 def show_dataset(manifest: Manifest) -> None:
@@ -29,12 +30,14 @@ def show_dataset(manifest: Manifest) -> None:
 
 def show_extraction(report: ExtractReport) -> None:
     """Counts per modality, where the time went, and every track that is not used."""
-    table = Table("modality", "present", "absent", "failed", title="Features", title_justify="left")
+    table = Table("modality", "present", "absent", "failed", title="Features", title_justify="left", box=SIMPLE_HEAD)
     for modality, counts in report.counts.items():
         table.add_row(modality, *(str(counts.get(state, 0)) for state in ("present", "absent", "failed")))
     out.print(table)
-    for note in report.repaired[:MOST_LISTED]:
-        out.print(escape(f"made anew: {note}"))
+    for note in report.repaired[: MOST_LISTED["Made anew"]]:
+        out.print(escape(f"Made anew: {note}"))
+    if len(report.repaired) > MOST_LISTED["Made anew"]:
+        out.print(f"... and {len(report.repaired) - MOST_LISTED['Made anew']} more reasons")
     if report.new_clips:
         per_clip = ", ".join(
             f"{stage} {report.stage_seconds.get(stage, 0.0) / report.new_clips * 1e3:.0f}" for stage in STAGES
@@ -55,10 +58,11 @@ def _show_tracks(title: str, tracks: Sequence[tuple[str, ClipRecord]]) -> None:
     if not together:
         return
     out.print(f"{title}: {len(tracks)} tracks of {len({clip for clip, _, _ in together})} clips")
-    for (clip_id, code, detail), modalities in list(together.items())[:MOST_LISTED]:
+    shown = list(together.items())[: MOST_LISTED[title]]
+    for (clip_id, code, detail), modalities in shown:
         out.print(escape(f"  {clip_id} {'+'.join(modalities)}: {code} ({detail})"))
-    if len(together) > MOST_LISTED:
-        out.print(f"  ... and {len(together) - MOST_LISTED} more; the report lists all")
+    if len(together) > len(shown):
+        out.print(f"  ... and {len(together) - len(shown)} more; `pipe report` lists all")
 
 
 def show_notes(notes: Sequence[str]) -> None:
@@ -71,7 +75,7 @@ def show_probe(rows: Sequence[Probe]) -> None:
     """Accuracy of linear probes, one row per modality and one column per domain."""
     domains = list(dict.fromkeys(row.domain for row in rows))
     title = "Linear probe: all labels of a domain, accuracy on its test part, %"
-    table = Table("features", *map(escape, domains), title=title, title_justify="left")
+    table = Table("features", *map(escape, domains), title=title, title_justify="left", box=SIMPLE_HEAD)
     for modality in dict.fromkeys(row.modality for row in rows):
         found = {row.domain: row for row in rows if row.modality == modality}
         table.add_row(modality, *(f"{found[d].accuracy * 100:.1f}" if d in found else "-" for d in domains))

@@ -50,7 +50,7 @@ class DatasetOptions:
     root: Path | None = None
     name: str | None = None
     outside: bool = False
-    demo: DemoSpec = field(default_factory=DemoSpec)
+    demo: DemoSpec | None = None  # what to make; None: what is there, or the default
 
 
 def open_dataset(options: DatasetOptions, work: Workspace) -> Manifest:

@@ -120,7 +120,7 @@ def remux(source: Path, path: Path, *, kind: str | None = None, options: Mapping
     return path
 
 
-def cut_copy(source: Path, path: Path, first_frame: int, *, hide: bool) -> Path:
+def cut_copy(source: Path, path: Path, first_frame: int, *, hide: bool, all_packets: bool = False) -> Path:
     """Cut a video at a frame without encoding it again, as ``ffmpeg -ss`` does.
 
     Args:
@@ -128,6 +128,7 @@ def cut_copy(source: Path, path: Path, first_frame: int, *, hide: bool) -> Path:
         path: the file.
         first_frame: the first frame to be shown; the packets start at the key frame before it.
         hide: an edit list hides the frames before the first; otherwise they are shown too.
+        all_packets: the packets start at the beginning of the source.
     """
     options = {"avoid_negative_ts": "disabled"} if hide else {}
     with av.open(str(source)) as given, av.open(str(path), "w", options=options) as output:
@@ -136,7 +137,7 @@ def cut_copy(source: Path, path: Path, first_frame: int, *, hide: bool) -> Path:
         packets = [packet for packet in given.demux(video) if packet.dts is not None]
         start = max(i for i, packet in enumerate(packets) if packet.is_keyframe and packet.pts <= offset)
         stream = output.add_stream_from_template(video)
-        for packet in packets[start:]:
+        for packet in packets[0 if all_packets else start :]:
             packet.pts -= offset
             packet.dts -= offset
             packet.stream = stream

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.datasets.demo import DemoSpec, write_demo
+from pipeline.datasets.demo import DemoSpec, recorded_spec, write_demo
 from pipeline.datasets.manifest import read_manifest
 from pipeline.errors import UsageError, nearest
 from pipeline.types import Manifest
@@ -24,13 +24,13 @@ class DatasetRequest:
     outside: bool = False  # allow media outside the root
     workers: int = 1  # processes, for data sets that are made
     progress: Progress | None = None  # called with (done, total) clips while a data set is made
-    demo: DemoSpec = field(default_factory=DemoSpec)
+    demo: DemoSpec | None = None  # what to make; None: what is there, or the default
 
 
 def load_demo(request: DatasetRequest) -> Manifest:
     """Make the embedded synthetic data set below the workspace, or find it there."""
     folder = request.work / "data" / "demo"
-    path = write_demo(folder, request.demo, workers=request.workers, progress=request.progress)
+    path = write_demo(folder, request.demo or recorded_spec(folder), workers=request.workers, progress=request.progress)
     return read_manifest(path, name="demo")
 
 

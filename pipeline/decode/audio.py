@@ -40,6 +40,7 @@ _SILENT_BELOW = 1e-5
 _SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "wav")  # containers whose index leads to an exact sample
 _COUNTED = ("avi", "mp3", "aac")  # containers without timestamps worth the name: samples are counted
 _BLOCK = 1 << 16  # samples per call of the resampler
+_MOST_PLANES = 8  # PyAV reads past the end of FFmpeg's table of planes if there are more
 _INTEGER_SCALE = {"s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 
 
@@ -242,6 +243,11 @@ class _Gather:
         if frame.sample_rate != self.rate_hz:
             raise MediaFailed(
                 "decode_error", f"{self.path.name}: sample rate changes from {self.rate_hz} to {frame.sample_rate} Hz"
+            )
+        channels = frame.layout.nb_channels
+        if channels > _MOST_PLANES and frame.format.is_planar:
+            raise MediaFailed(
+                "decode_error", f"{self.path.name}: {channels} channels of {frame.format.name}; at most 8 can be read"
             )
         behind = position + frame.samples
         if behind > self.keep_from and position < self.keep_to:

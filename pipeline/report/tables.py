@@ -213,19 +213,31 @@ def _number(value: float | None) -> str:
 
 def to_rich(table: ResultTable) -> rich.table.Table:
     """The table for a terminal; best bold, second underlined."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     n = len(table.seeds)
     caption = f"{table.setting.target_part} target clips; selection {table.setting.selection}; ± SE over {n} seeds"
-    view = Table(title=Text(table.setting.title), caption=Text(f"{caption}; chance {percent(table.chance)} %"))
-    view.add_column("method")
+    if any(row.paired for row in table.rows):
+        caption += f"; vs {table.baseline}: paired, points; w/t/l: seeds won, tied, lost"
+    view = Table(
+        title=Text(f"{table.setting.title}: accuracy, %"),
+        caption=Text(f"{caption}; chance {percent(table.chance)} %"),
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
+    )
+    view.add_column("method", no_wrap=True)
+    short = {"difference": f"vs {table.baseline}", "wins / ties / losses": "w/t/l"}  # 80 columns hold four domains
     for heading in headings(table):
-        view.add_column(Text(heading), justify="right")
+        view.add_column(Text(short.get(heading, heading)), justify="right")
     styles = {1: "bold", 2: "underline"}
     ranks = [table.ranks(column) for column in range(len(table.columns))]
     for i, row in enumerate(_body(table, lambda text, rank: text)):
         marks = [ranks[column][i] for column in range(len(ranks))]
+        row = [row[0], *(text.replace(" ", "") for text in row[1:])]
         padded = [0, *marks, *[0] * (len(row) - 1 - len(marks))]
         view.add_row(*(Text(text, style=styles.get(rank, "")) for text, rank in zip(row, padded, strict=True)))
     return view

@@ -135,6 +135,21 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     assert sound.facts["silent"] is False
 
 
+def test_many_channels(tmp_path: Path) -> None:
+    packed = write_wav(tmp_path / "a.wav", np.full((16, 16000), 1024, "<i2"), 16000)
+    sound = read_sound(packed, 16000)
+    assert sound.facts["channels"] == 16
+    assert (sound.samples == 1 / 32).all()
+    with av.open(str(packed)) as given, av.open(str(tmp_path / "a.m4a"), "w") as output:
+        stream = output.add_stream("aac", rate=16000, layout="hexadecagonal")
+        for frame in given.decode(audio=0):
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    error = failure(tmp_path / "a.m4a")  # a plane per channel: more than PyAV can hand out
+    assert error.code == "decode_error"
+    assert "16 channels" in error.detail
+
+
 @pytest.mark.parametrize(("given", "rate_hz"), [(44100, 16000), (8000, 16000), (48000, 44100), (11025, 16000)])
 def test_resampled_length_and_phase(tmp_path: Path, given: int, rate_hz: int) -> None:
     path = corpus.write_sound(tmp_path / "a.wav", corpus.sine(3 * given, given)[None], given, codec="pcm_f32le")
@@ -167,6 +182,15 @@ def test_pause_in_the_timestamps_is_kept_and_noted(tmp_path: Path) -> None:
     assert np.array_equal(late.samples, sound.samples[40000:56000])
     early = read_sound(path, 16000, 0.5, 1.5)
     assert early.facts["gap_seconds"] == 0
+
+
+def test_jump_in_the_timestamps_is_damage(tmp_path: Path) -> None:
+    tone = np.full((1, 16 * 1024), 0.25, np.float32)
+    path = corpus.write_sound(tmp_path / "a.mkv", tone, 16000, codec="flac", pause=(8 * 1024, 16000 * 3600))
+    error = failure(path)
+    assert error.code == "decode_error"
+    assert "jump" in error.detail
+    assert len(read_sound(path, 16000, 0.0, 0.2).samples) == 3200
 
 
 def test_what_is_no_sound(tmp_path: Path) -> None:
@@ -230,10 +254,18 @@ def test_damaged_sound(tmp_path: Path) -> None:
     path = corpus.write_sound(tmp_path / "a.m4a", corpus.sine(96000, 16000)[None], 16000, codec="aac")
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(audio=0) if packet.dts is not None]
-        begin, size = packets[40].pos, packets[40].size
+        begin, size = packets[12].pos, packets[12].size
     data = bytearray(path.read_bytes())
     data[begin : begin + size] = b"\xff" * size
     (tmp_path / "b.m4a").write_bytes(data)
     assert failure(tmp_path / "b.m4a").code == "decode_error"
-    healthy = read_sound(tmp_path / "b.m4a", 16000, 4.0, 5.0)  # damage before the stretch does not matter
-    assert np.abs(healthy.samples - read_sound(path, 16000, 4.0, 5.0).samples).max() < 1e-6
+    for start, end in ((0.0, 0.4), (1.5, 2.0), (4.0, 5.0)):  # damage outside the stretch does not matter
+        healthy = read_sound(tmp_path / "b.m4a", 16000, start, end)
+        assert np.abs(healthy.samples - read_sound(path, 16000, start, end).samples).max() < 1e-6
+
+
+def test_half_a_second_missing_of_many(tmp_path: Path) -> None:
+    path = corpus.write_sound(tmp_path / "a.mkv", corpus.sine(320000, 16000)[None], 16000, codec="flac")
+    error = failure(corpus.cut_file(path, tmp_path / "cut.mkv", int(path.stat().st_size * 0.95)))
+    assert error.code == "truncated"
+    assert "20.00 s" in error.detail

@@ -27,7 +27,7 @@ ENCODINGS = {  # file name: encoder, options of write_video
     "open_gop.mp4": ("libx264", {"options": {"x264-params": FIXED}}),
     "open_gop.mkv": ("libx264", {"options": {"x264-params": FIXED}}),
     "open_gop.ts": ("libx264", {"options": {"x264-params": FIXED}}),
-    "refresh.mp4": ("libx264", {"options": {"x264-params": "intra-refresh=1:keyint=12:bframes=0"}}),
+    "refresh.mp4": ("libx264", {"num_frames": 90, "options": {"x264-params": "intra-refresh=1:keyint=24:bframes=0"}}),
     "fragments.mp4": ("libx264", {"container_options": {"movflags": "frag_keyframe+empty_moov"}}),
     "raw.h264": ("libx264", {}),
     "hevc.mp4": ("libx265", {"options": {"x265-params": FIXED + ":log-level=none"}}),
@@ -36,6 +36,7 @@ ENCODINGS = {  # file name: encoder, options of write_video
     "mpeg2.mp4": ("mpeg2video", {"options": {"bf": "2"}}),
     "b_frames.mp4": ("mpeg4", {"options": {"bf": "2"}}),
     "b_frames.avi": ("mpeg4", {"options": {"bf": "2"}}),
+    "h264.avi": ("libx264", {"options": {"x264-params": FIXED}}),
     "plain.avi": ("mpeg4", {}),
     "motion.avi": ("mjpeg", {"pixel_format": "yuvj420p"}),
     "vp8.webm": ("libvpx", {"options": {"auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8"}}),
@@ -127,11 +128,12 @@ def test_every_frame_alone_equals_sequential_decoding(tmp_path: Path, name: str)
     path = encode(tmp_path, name)
     truth = corpus.sequential_frames(path)
     with VideoReader(path) as reader:
-        assert reader.num_frames == len(truth) == 60
+        count = reader.num_frames
+        assert count == len(truth) >= 60
         assert reader.facts["leading_frames"] == 0
-        for index in np.random.default_rng(5).permutation(60).tolist():
+        for index in np.random.default_rng(5).permutation(count).tolist():
             assert np.array_equal(reader.read([index])[0], truth[index]), index
-        assert np.array_equal(reader.read(range(60)), np.stack(truth))
+        assert np.array_equal(reader.read(range(count)), np.stack(truth))
 
 
 def test_seeking_is_used(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,10 +155,11 @@ def test_a_frame_after_its_decoding_position_is_found_from_the_start(
 
 @pytest.mark.parametrize("name", ["open_gop.mp4", "hevc.mp4", "b_frames.mp4"])
 @pytest.mark.parametrize("first", [20, 23, 24])
-def test_edit_list_hides_frames(tmp_path: Path, name: str, first: int) -> None:
+@pytest.mark.parametrize("all_packets", [False, True])
+def test_edit_list_hides_frames(tmp_path: Path, name: str, first: int, all_packets: bool) -> None:
     source = encode(tmp_path, name)
     truth = corpus.sequential_frames(source)
-    cut = corpus.cut_copy(source, tmp_path / "cut.mp4", first, hide=True)
+    cut = corpus.cut_copy(source, tmp_path / "cut.mp4", first, hide=True, all_packets=all_packets)
     with VideoReader(cut) as reader:
         assert reader.num_frames == 60 - first
         for index in range(0, 60 - first, 3):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.datasets.demo.plan import CLASSES, DOMAINS, ClipPlan, DemoSpec, plan_clips
 
-__all__ = ["CLASSES", "DOMAINS", "ClipPlan", "DemoSpec", "plan_clips", "write_demo"]
+__all__ = ["CLASSES", "DOMAINS", "ClipPlan", "DemoSpec", "plan_clips", "recorded_spec", "write_demo"]
 
 
 def write_demo(
@@ -34,3 +34,14 @@ def write_demo(
     from pipeline.datasets.demo.write import write
 
     return write(Path(root), spec, workers, progress)
+
+
+def recorded_spec(root: Path) -> DemoSpec:
+    """Return the spec of the demo data set below root, or the default one where nothing is recorded yet.
+
+    Raises:
+        UsageError: the record cannot be read.
+    """
+    from pipeline.datasets.demo.write import read_spec
+
+    return read_spec(Path(root)) or DemoSpec()

@@ -153,18 +153,13 @@ def _is_claimed(root: Path, spec: DemoSpec) -> bool:
     Raises:
         UsageError: the folder holds something else.
     """
-    path = root / SPEC_FILE
-    if not path.exists():
+    there = _record(root)
+    if there is None:
         if (root / MANIFEST).exists():
             raise UsageError(
                 f"{root} holds a {MANIFEST} but no {SPEC_FILE}, so it is not a demo data set; name another folder"
             )
         return False
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        there = {"version": found["version"], "spec": found["spec"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} cannot be read ({error}); delete the folder {root} or name another one") from error
     asked = _described(spec)
     if there != asked:
         raise UsageError(
@@ -172,6 +167,33 @@ def _is_claimed(root: Path, spec: DemoSpec) -> bool:
             "name another folder, or delete this one to make it anew"
         )
     return True
+
+
+def read_spec(root: Path) -> DemoSpec | None:
+    """Return the spec that a folder was started with; ``None`` where there is none.
+
+    Raises:
+        UsageError: the record cannot be read.
+    """
+    there = _record(root)
+    if there is None:
+        return None
+    spec = there["spec"]
+    if not isinstance(spec, dict):
+        raise UsageError(f"{root / SPEC_FILE} has no spec; delete the folder {root} or name another one")
+    return DemoSpec(**spec)
+
+
+def _record(root: Path) -> dict[str, object] | None:
+    """Return version and spec from the folder's record."""
+    path = root / SPEC_FILE
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {"version": found["version"], "spec": found["spec"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} cannot be read ({error}); delete the folder {root} or name another one") from error
 
 
 def _in_words(described: dict[str, object]) -> str:

@@ -1,0 +1,31 @@
+"""The command line as a user calls it, in processes of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Small enough for seconds: 72 clips, 9 runs.
+DEMO = ["demo", "--clips-per-class", "4", "--labels", "1", "--seeds", "1", "--steps", "60", "--workers", "2"]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pipeline", *arguments]
+
+
+def pipe(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end and check its exit code."""
+    done = subprocess.run(command(*map(str, arguments)), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished small demo: its workspace and what it printed. Tests must not change it."""
+    work = tmp_path_factory.mktemp("demo")
+    return work, pipe(*DEMO, "--work", work).stdout

@@ -1,0 +1,116 @@
+"""Workers: every result arrives, errors keep their meaning, and a death costs one retry."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import MediaFailed
+from pipeline.workers import Advance, WorkerFailed, run_tasks
+
+
+def ignore(amount: int) -> None:
+    """Progress that nobody looks at."""
+
+
+def square(task: int, advance: Advance) -> int:
+    for _ in range(task):
+        advance(1)
+    return task * task
+
+
+def refuse(task: int, advance: Advance) -> int:
+    raise MediaFailed("truncated", f"frame {task} of 30 is missing")
+
+
+def stumble(task: int, advance: Advance) -> float:
+    return 1 / (task - task)
+
+
+def run_out(task: int, advance: Advance) -> int:
+    raise EOFError("the archive of task ends early")
+
+
+def die_once(task: tuple[Path, int], advance: Advance) -> int:
+    """Task 1 reports progress and is killed, but only the first time."""
+    folder, number = task
+    advance(10)
+    if number == 1 and not (folder / "died").exists():
+        (folder / "died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    advance(1)
+    return number
+
+
+def die(task: int, advance: Advance) -> int:
+    advance(10)
+    if task == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task
+
+
+def wait_long(task: int, advance: Advance) -> int:
+    if task:
+        time.sleep(60)
+    return task
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_task_gives_its_result_and_its_progress(workers: int) -> None:
+    tasks = [3, 0, 4, 1, 2]
+    reported: list[int] = []
+    results = list(run_tasks(square, tasks, workers, reported.append))
+    assert sorted(results) == [(i, task * task) for i, task in enumerate(tasks)]
+    assert reported == [1] * sum(tasks)
+
+
+def test_no_tasks_are_no_results() -> None:
+    assert list(run_tasks(square, [], 2, ignore)) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_expected_error_reaches_the_caller_unchanged(workers: int) -> None:
+    with pytest.raises(MediaFailed, match="frame 7 of 30 is missing") as caught:
+        list(run_tasks(refuse, [7, 7], workers, ignore))
+    assert type(caught.value) is MediaFailed
+    assert (caught.value.code, caught.value.detail) == ("truncated", "frame 7 of 30 is missing")
+
+
+def test_an_unexpected_error_comes_with_the_workers_traceback() -> None:
+    with pytest.raises(WorkerFailed) as caught:
+        list(run_tasks(stumble, [5, 6], 2, ignore))
+    text = str(caught.value)
+    assert "return 1 / (task - task)" in text
+    assert "ZeroDivisionError: division by zero" in text
+
+
+def test_the_end_of_a_file_inside_a_task_is_not_the_end_of_the_pipe() -> None:
+    with pytest.raises(WorkerFailed, match="EOFError: the archive of task ends early"):
+        list(run_tasks(run_out, [1, 2], 2, ignore))
+
+
+def test_a_killed_worker_costs_one_retry_and_its_progress_is_taken_back(tmp_path: Path) -> None:
+    reported: list[int] = []
+    results = list(run_tasks(die_once, [(tmp_path, i) for i in range(4)], 2, reported.append))
+    assert sorted(results) == [(i, i) for i in range(4)]
+    assert (tmp_path / "died").exists()
+    assert reported.count(-10) == 1
+    assert sum(reported) == 4 * 11
+
+
+def test_a_worker_that_is_killed_twice_on_a_task_fails() -> None:
+    with pytest.raises(WorkerFailed, match=r"died twice \(exit code -9\) on task 1: 1\. .*run the same command again"):
+        list(run_tasks(die, [0, 1, 2, 3], 2, ignore))
+
+
+def test_leaving_early_ends_the_workers() -> None:
+    results = run_tasks(wait_long, [0, 1, 2], 2, ignore)
+    assert next(results) == (0, 0)
+    assert len(multiprocessing.active_children()) == 2
+    results.close()  # type: ignore[attr-defined]
+    assert multiprocessing.active_children() == []
