@@ -60,7 +60,8 @@ def pcgrad(first: Tensor, second: Tensor, parameters: Sequence[Tensor]) -> None:
     for parameter, g1, g2 in zip(parameters, gradients_first, gradients_second, strict=True):
         axes = (-1,) + (1,) * (parameter.dim() - 1)
         if g1 is not None and g2 is not None:
-            parameter.grad = g1.mul_(a.view(axes)).addcmul_(g2, b.view(axes))
+            # Not addcmul: a fused multiply-add rounds differently at the ragged end of a tensor.
+            parameter.grad = g1.mul_(a.view(axes)).add_(g2.mul_(b.view(axes)))
         elif g1 is not None:
             parameter.grad = g1.mul_(a.view(axes))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -44,9 +45,11 @@ def generalised_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor, q: T
         mask: ``(runs, batch)`` bool.
         q: ``(runs,)`` in (0, 1]; towards 0 it becomes cross-entropy, 1 gives the mean absolute error.
     """
-    probability = torch.softmax(logits, -1).gather(-1, labels[..., None])[..., 0].clamp(min=1e-8)
+    log_probs = torch.log_softmax(logits, -1).gather(-1, labels[..., None])[..., 0]
     exponent = q[:, None].to(logits.dtype)
-    return masked_mean((1 - probability**exponent) / exponent, mask)
+    # As exp(q log p): the power of a float rounds differently at the ragged end of a tensor.
+    powers = (log_probs.clamp(min=math.log(1e-8)) * exponent).exp()
+    return masked_mean((1 - powers) / exponent, mask)
 
 
 @dataclass(frozen=True)

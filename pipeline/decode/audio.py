@@ -39,6 +39,7 @@ _LONGEST_GAP_SECONDS = 10.0  # a longer one is damage: filled with zeros it coul
 _SILENT_BELOW = 1e-5
 _SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "wav")  # containers whose index leads to an exact sample
 _COUNTED = ("avi", "mp3", "aac")  # containers without timestamps worth the name: samples are counted
+_LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1000, 768_000  # a rate outside is a damaged header
 _BLOCK = 1 << 16  # samples per call of the resampler
 _MOST_PLANES = 8  # PyAV reads past the end of FFmpeg's table of planes if there are more
 _INTEGER_SCALE = {"s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
@@ -176,6 +177,8 @@ class _Gather:
         path: Path,
     ) -> None:
         self.rate_hz = first.sample_rate
+        if not _LOWEST_RATE_HZ <= self.rate_hz <= _HIGHEST_RATE_HZ:
+            raise MediaFailed("decode_error", f"{path.name}: its header states a sample rate of {self.rate_hz} Hz")
         self.channels = first.layout.nb_channels
         self.unit = stream.time_base or Fraction(1, self.rate_hz)
         self.origin = first.pts or 0

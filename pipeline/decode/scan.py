@@ -149,7 +149,7 @@ def _by_order(container: str, codec: str, packets: list[_Packet]) -> bool:
     if None in pts or len(set(pts)) != len(pts):
         return True
     if container == "avi":
-        # AVI stores no presentation times; those FFmpeg derives are wrong where B-frames are packed.
+        # AVI stores no presentation times; those FFmpeg derives run backwards where there are B-frames.
         return any(p.pts != p.dts for p in packets) or _has_empty_mpeg4(codec, packets)
     return _has_empty_mpeg4(codec, packets)
 

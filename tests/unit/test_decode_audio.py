@@ -219,6 +219,12 @@ def test_samples_that_are_no_numbers(tmp_path: Path) -> None:
     assert failure(path).code == "decode_error"
 
 
+def test_impossible_rate(tmp_path: Path) -> None:
+    error = failure(write_wav(tmp_path / "a.wav", np.ones((1, 16000), "<i2"), 3))
+    assert error.code == "decode_error"
+    assert "3 Hz" in error.detail
+
+
 @pytest.mark.parametrize("name", ["a.wav", "a.mp4", "a.mkv", "a.avi"])
 def test_cut_off(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

@@ -1,0 +1,54 @@
+"""What a stack writes about a run is what the run alone would have written, also beside runs of another kind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from heads.methods import METHODS
+from pipeline.bank import FeatureBank
+from pipeline.train import StackTrainer
+from pipeline.types import Manifest, RunResult, RunSpec
+from tests.contract.conftest import make_spec
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def train(specs: list[RunSpec], manifest: Manifest, bank: FeatureBank) -> list[RunResult]:
+    return StackTrainer(specs, manifest, bank).train(lambda amount: None)
+
+
+def record(result: RunResult) -> RunResult:
+    """Without what is measured by the clock or describes the stack."""
+    return replace(result, seconds=0.0, environment={})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_diverges_says_so_and_harms_no_other(manifest: Manifest, bank: FeatureBank, method: str) -> None:
+    sound = make_spec(manifest, bank, method)
+    broken = make_spec(manifest, bank, method, seed=1, hparams={"learning_rate": 1e38})
+    together = train([broken, sound], manifest, bank)
+    assert (together[0].status, together[0].metrics) == ("diverged", {})
+    assert together[1].status == "finished"
+    assert [record(r) for r in together] == [record(train([s], manifest, bank)[0]) for s in (broken, sound)]
+
+
+def test_a_run_without_validation_clips_is_recorded_alike_beside_one_that_has_some(
+    manifest: Manifest, bank: FeatureBank
+) -> None:
+    """Only the studio has clips outside training, so runs that are tested there have nothing to validate on."""
+    rows = [i for i, clip in enumerate(manifest.clips) if clip.split == "train" or clip.domain == "studio"]
+    manifest = replace(manifest, clips=tuple(manifest.clips[i] for i in rows))
+    bank = replace(
+        bank,
+        features={m: x[rows] for m, x in bank.features.items()},
+        present={m: here[rows] for m, here in bank.present.items()},
+    )
+    specs = [make_spec(manifest, bank, "erm", target=target) for target in ("studio", "yard")]
+    together = train(specs, manifest, bank)
+    assert [record(r) for r in together] == [record(train([s], manifest, bank)[0]) for s in specs]
