@@ -6,24 +6,33 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
 
+def _needed(folder: Path, what: str) -> Path:
+    """Return a folder outside the checkout; without it the test is skipped, or fails with PIPE_REQUIRE_SHARED=1."""
+    if not folder.is_dir():
+        missing = pytest.fail if os.environ.get("PIPE_REQUIRE_SHARED") == "1" else pytest.skip
+        missing(f"no {what} in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """As in the workers: one thread per process, so that rounding and speed do not depend on the machine."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def media_dir() -> Path:
-    """Folder of real media files; the test is skipped where it is not there."""
-    folder = SHARED / "media"
-    if not folder.is_dir():
-        pytest.skip("../shared/media is not here")
-    return folder
+    """Folder of real media files."""
+    return _needed(SHARED / "media", "media")
 
 
 @pytest.fixture(scope="session")
 def golden_dir() -> Path:
     """Folder of golden numbers (GOLDEN_DIR, default ../shared/golden)."""
-    folder = Path(os.environ.get("GOLDEN_DIR", SHARED / "golden"))
-    if not folder.is_dir():
-        pytest.skip(f"no golden numbers in {folder}")
-    return folder
+    return _needed(Path(os.environ.get("GOLDEN_DIR", SHARED / "golden")), "golden numbers")
