@@ -150,15 +150,30 @@ def train_heads(
     root: Root = None,
     name: Name = None,
     outside: Outside = False,
-    labels: Annotated[str, typer.Option(help="Labeled clips per class and source domain, or a share: 5%.")] = "5",
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 5,
-    method: Annotated[str, typer.Option(help="Comma-separated methods: erm, fixmatch, ssmdg.")] = "ssmdg",
-    target: Annotated[str, typer.Option(help="Target domains, comma-separated; all: every domain once.")] = "all",
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 400,
-    batch: Annotated[int, typer.Option(min=1, help="Labeled, and as many unlabeled, clips per step.")] = 32,
-    eval_every: Annotated[int, typer.Option(min=1, help="Steps between two evaluations.")] = 50,
-    selection: Annotated[str, typer.Option(help="last, source-val, or oracle (never a result).")] = "last",
-    target_part: Annotated[str, typer.Option(help="Target clips to test on: all, or its test part.")] = "all",
+    config: Annotated[Path | None, typer.Option(help="TOML file with [run] and [axes]; options beat it.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Labeled clips per class and source domain, or a share: 5%.", show_default="5")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds, from 0.", show_default="5")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Comma-separated methods.", show_default="erm,fixmatch,ssmdg")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Target domains, comma-separated; all: every one once.", show_default="all")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.", show_default="400")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Labeled, and as many unlabeled, clips per step.", show_default="32")
+    ] = None,
+    eval_every: Annotated[
+        int | None, typer.Option(min=1, help="Steps between two evaluations.", show_default="50")
+    ] = None,
+    selection: Annotated[
+        str | None, typer.Option(help="last, source-val, or oracle (never a result).", show_default="last")
+    ] = None,
+    target_part: Annotated[
+        str | None, typer.Option(help="Target clips to test on: all, or its test part.", show_default="all")
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Hyperparameter, for example threshold=0.9.")] = None,
     modalities: Modalities = DEFAULT_MODALITIES,
     weak: Weak = 2,
@@ -169,23 +184,27 @@ def train_heads(
     workers: Workers = 0,
 ) -> None:
     """Train heads on cached features: methods x target domains x seeds, in stacks; runs only what is missing."""
+    import dataclasses
+
     from pipeline.study import open_dataset
-    from pipeline.sweep import SweepSettings
+    from pipeline.sweep import SweepSettings, read_sweep
 
     options, space = _dataset(dataset, root, name, outside), _workspace(work, workers)
-    sweep = SweepSettings(
-        methods=_names(method),
-        targets=() if target == "all" else _names(target),
-        seeds=tuple(range(seeds)),
-        labels=labels,
-        steps=steps,
-        batch_labeled=batch,
-        batch_unlabeled=batch,
-        eval_every=eval_every,
-        selection=selection,
-        target_part=target_part,
-        hparams=_assignments(set_ or []),
-    )
+    sweep = read_sweep(config) if config else SweepSettings()
+    changes = {
+        "labels": labels,
+        "seeds": None if seeds is None else tuple(range(seeds)),
+        "methods": None if method is None else _names(method),
+        "targets": None if target is None else () if target == "all" else _names(target),
+        "steps": steps,
+        "batch_labeled": batch,
+        "batch_unlabeled": batch,
+        "eval_every": eval_every,
+        "selection": selection,
+        "target_part": target_part,
+        "hparams": {**sweep.hparams, **_assignments(set_)} if set_ else None,
+    }
+    sweep = dataclasses.replace(sweep, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]
     settings = _features(modalities, weak, strong, view_seed, flow, device)
     _train(open_dataset(options, space), settings, sweep, space)
 

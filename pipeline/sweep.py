@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from cache.layout import CacheError
 from cache.store import FeatureGroup, FeatureTable
 from heads.methods import METHODS
 from pipeline.bank import FeatureBank
+from pipeline.config import overlay, read_toml
 from pipeline.errors import CacheMissing, UsageError, choose
 from pipeline.extract import ExtractSettings
 from pipeline.locks import only_writer
@@ -51,8 +53,33 @@ class SweepSettings:
         parse_budget(self.labels)
         if not self.methods or not self.seeds:
             raise UsageError("there is nothing to run: give at least one method and one seed")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise UsageError(f"seeds {self.seeds}: a seed occurs twice")
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise UsageError(f"seeds {self.seeds}: they must differ and be 0 or more")
+
+
+AXES = ("methods", "targets", "seeds")
+
+
+def read_sweep(path: Path) -> SweepSettings:
+    """Read a configuration file: ``[run]`` holds settings, ``[axes]`` the lists whose product is run.
+
+    Raises:
+        UsageError: another table, an unknown key, a value of the wrong type, or a value that is not allowed.
+    """
+    tables = read_toml(path)
+    for name in tables:
+        choose(f"table of {path}", name, ("run", "axes"))
+    settings = SweepSettings()
+    for name in ("run", "axes"):
+        values = tables.get(name, {})
+        if not isinstance(values, dict):
+            raise UsageError(f"{path}: {name} is {values!r}; write it as a table, [{name}]")
+        misplaced = [key for key in values if (key in AXES) != (name == "axes")]
+        if misplaced and misplaced[0] in (f.name for f in dataclasses.fields(SweepSettings)):
+            other = "run" if name == "axes" else "axes"
+            raise UsageError(f"{path}: {misplaced[0]!r} stands in [{name}]; it belongs into [{other}]")
+        settings = overlay(settings, values, f"{path} [{name}]")
+    return settings
 
 
 def load_tables(manifest: Manifest, settings: ExtractSettings, cache: Path) -> dict[str, FeatureTable]:

@@ -26,7 +26,7 @@ def one_thread() -> None:
 
 
 def trainer(manifest: Manifest, bank: FeatureBank, method: str) -> StackTrainer:
-    return StackTrainer([make_spec(manifest, bank, method)], manifest, bank)
+    return StackTrainer([make_spec(manifest, bank, method, steps=12)], manifest, bank)
 
 
 def trained(stack: StackTrainer) -> dict[str, Tensor]:

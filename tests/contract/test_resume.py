@@ -30,8 +30,9 @@ def checkpoint_at_every_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def trainer(manifest: Manifest, bank: FeatureBank, method: str = "ssmdg") -> StackTrainer:
     """Two runs with different targets and learning rates; 12 steps, evaluated after 5, 10 and 12."""
-    first = make_spec(manifest, bank, method)
-    second = make_spec(manifest, bank, method, target="yard", seed=1, hparams={"learning_rate": 3e-3})
+    sizes = {"steps": 12, "eval_every": 5}
+    first = make_spec(manifest, bank, method, **sizes)
+    second = make_spec(manifest, bank, method, target="yard", seed=1, hparams={"learning_rate": 3e-3}, **sizes)
     return StackTrainer([first, second], manifest, bank)
 
 

@@ -52,3 +52,15 @@ def test_a_run_without_validation_clips_is_recorded_alike_beside_one_that_has_so
     specs = [make_spec(manifest, bank, "erm", target=target) for target in ("studio", "yard")]
     together = train(specs, manifest, bank)
     assert [record(r) for r in together] == [record(train([s], manifest, bank)[0]) for s in specs]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_how_often_a_run_is_evaluated_moves_no_parameter(manifest: Manifest, bank: FeatureBank, method: str) -> None:
+    often, once = (
+        StackTrainer([make_spec(manifest, bank, method, steps=12, eval_every=n)], manifest, bank) for n in (1, 12)
+    )
+    results = [stack.train(lambda amount: None)[0] for stack in (often, once)]
+    assert [len(r.curves["step"]) for r in results] == [12, 1]
+    for name, value in often.method.state_dict().items():
+        assert torch.equal(value, once.method.state_dict()[name]), name
+    assert results[0].metrics["target/fused"] == results[1].metrics["target/fused"]

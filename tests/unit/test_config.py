@@ -1,0 +1,66 @@
+"""Configuration files: strict, typed, and every file in configs/ is one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.sweep import SweepSettings, read_sweep
+from tests.conftest import ROOT
+
+
+def sweep(tmp_path: Path, text: str) -> SweepSettings:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return read_sweep(path)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.stem)
+def test_every_shipped_file_is_read_and_says_how_to_run_it(path: Path) -> None:
+    settings = read_sweep(path)
+    header = path.read_text().split("\n[")[0]
+    assert settings.methods
+    assert f"pipe train-heads --dataset demo --config configs/{path.name}" in header
+    assert re.search(r"[Aa]bout .*(minute|second|hour)", header)
+
+
+def test_the_demo_file_is_the_default() -> None:
+    assert read_sweep(ROOT / "configs" / "demo.toml") == SweepSettings()
+
+
+def test_values_replace_defaults(tmp_path: Path) -> None:
+    settings = sweep(tmp_path, '[run]\nlabels = "10%"\nsteps = 7\n[run.hparams]\nthreshold = 1\n[axes]\nseeds = [3]\n')
+    assert (settings.labels, settings.steps, settings.seeds) == ("10%", 7, (3,))
+    assert settings.hparams == {"threshold": 1}
+    assert settings.methods == SweepSettings().methods
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[run]\nstep = 7\n", r"'step' is not a setting. Did you mean 'steps'\?"),
+        ('[run]\nsteps = "7"\n', r"steps is '7'; it must be a whole number"),
+        ("[run]\nsteps = true\n", r"steps is True; it must be a whole number"),
+        ("[run]\nlabels = 5\n", r"labels is 5; it must be a text in quotes"),
+        ('[axes]\nmethods = "erm"\n', r"methods is 'erm'; it must be a list"),
+        ('[axes]\nseeds = [0, "1"]\n', r"seeds\[1\] is '1'; it must be a whole number"),
+        ("[axes]\nseeds = [0, 0]\n", r"they must differ"),
+        ("[axes]\nsteps = 7\n", r"'steps' stands in \[axes\]; it belongs into \[run\]"),
+        ('[axes]\nmethods = ["ssmgd"]\n', r"'ssmgd' is not a method. Did you mean 'ssmdg'\?"),
+        ("[axis]\nseeds = [0]\n", r"'axis' is not a table of .* Did you mean 'axes'\?"),
+        ('[run]\nselection = "best"\n', r"'best' is not a selection rule"),
+        ("run = 3\n", r"run is 3; write it as a table"),
+        ("[run\n", r"is not TOML: .*line 1"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        sweep(tmp_path, text)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        read_sweep(tmp_path / "none.toml")
