@@ -218,7 +218,8 @@ def to_rich(table: ResultTable) -> rich.table.Table:
     from rich.text import Text
 
     n = len(table.seeds)
-    caption = f"{table.setting.target_part} target clips; selection {table.setting.selection}; ± SE over {n} seeds"
+    seeds = f"± SE over {n} seeds" if n > 1 else "1 seed, so no standard error"
+    caption = f"{table.setting.target_part} target clips; selection {table.setting.selection}; {seeds}"
     if any(row.paired for row in table.rows):
         caption += f"; vs {table.baseline}: paired, points; w/t/l: seeds won, tied, lost"
     view = Table(
