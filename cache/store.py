@@ -48,8 +48,8 @@ class FeatureTable:
                 f"{len(todo)} of {len(clip_ids)} clips have no {self.identity.modality} features yet "
                 f"(first: {todo[0]!r}); run `pipe extract` first, it goes on where it stopped"
             )
-        rows = np.array([row[c] for c in clip_ids])
-        present = np.array([self.records[r].status is Status.PRESENT for r in rows])
+        rows = np.array([row[c] for c in clip_ids], dtype=np.int64)
+        present = np.array([self.records[r].status is Status.PRESENT for r in rows], dtype=bool)
         features = self.features[rows]
         features[~present] = 0
         return features, present
@@ -60,7 +60,12 @@ class FeatureGroup:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        clips = json.loads((path / "clips.json").read_text(encoding="utf-8"))
+        try:
+            clips = json.loads((path / "clips.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CacheError(
+                f"{path / 'clips.json'} cannot be read ({error}); delete {path} to extract again"
+            ) from error
         if clips["schema"] != SCHEMA:
             raise CacheError(
                 f"{path} has cache schema {clips['schema']}; this version reads schema {SCHEMA}. "
@@ -94,7 +99,8 @@ class FeatureGroup:
         group = cls(path)
         if group.dim != dim:
             raise CacheError(f"{path} holds features of dim {group.dim}, the backbone gives {dim}; delete that folder")
-        group._extend([c for c in clip_ids if c not in set(group.clip_ids)])
+        known = set(group.clip_ids)
+        group._extend([c for c in clip_ids if c not in known])
         return group
 
     @classmethod
@@ -137,11 +143,13 @@ class FeatureGroup:
             text = json.dumps({"schema": SCHEMA, "unit": self.unit, "clip_ids": list(self.clip_ids)})
             write_atomically(self.path / "clips.json", text)
         rows = len(self.clip_ids)
-        if self._array("clip_id").shape[0] != rows:  # new clips, or a crash after clips.json was written
-            self._array("features").resize((rows, len(self.identity.views), self.dim))
-            self._array("status").resize((rows,))
-            self._array("clip_id").resize((rows,))
-            self._array("clip_id")[:] = np.array(self.clip_ids, dtype=object)
+        for name, shape in (("features", (rows, len(self.identity.views), self.dim)), ("status", (rows,))):
+            if self._array(name).shape != shape:  # new clips, or a crash after clips.json was written
+                self._array(name).resize(shape)
+        stored = self._array("clip_id")
+        if stored.shape != (rows,) or tuple(np.asarray(stored[:]).tolist()) != self.clip_ids:
+            stored.resize((rows,))
+            stored[:] = np.array(self.clip_ids, dtype=object)
 
     @property
     def num_units(self) -> int:
@@ -156,13 +164,15 @@ class FeatureGroup:
         return self.path / "commits" / f"{unit:06d}.json"
 
     def _chunk_paths(self, unit: int) -> list[Path]:
-        return [self.path / "features" / "c" / str(unit) / str(v) / "0" for v in range(len(self.identity.views))]
+        views = range(len(self.identity.views))
+        features = [self.path / "features" / "c" / str(unit) / str(v) / "0" for v in views]
+        return [*features, self.path / "status" / "c" / str(unit)]
 
     def commit_of(self, unit: int) -> dict[str, Any] | None:
-        """The commit of a unit, or ``None`` if it is not finished."""
+        """The commit of a unit, or ``None`` if it is not finished (a commit that cannot be read is none)."""
         try:
             commit: dict[str, Any] = json.loads(self._commit_path(unit).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             return None
         return commit
 
@@ -175,18 +185,26 @@ class FeatureGroup:
             records: one per clip, in row order.
 
         Raises:
-            CacheError: a present clip's features are not finite, or the clips are not the unit's.
+            CacheError: a present clip's features are not finite, or clips, shape or dtype are not the unit's.
         """
         clips = self.unit_clips(unit)
-        if tuple(r.clip_id for r in records) != clips or len(features) != len(clips):
+        if tuple(r.clip_id for r in records) != clips:
             raise CacheError(f"unit {unit} of {self.path.name}: the records are not those of its {len(clips)} clips")
+        expected = (len(clips), len(self.identity.views), self.dim)
+        if features.shape != expected or features.dtype != np.float16:
+            raise CacheError(
+                f"unit {unit} of {self.path.name}: got {features.dtype} {features.shape}, expected float16 {expected}"
+            )
         present = np.array([r.status is Status.PRESENT for r in records])
         if not np.isfinite(features[present]).all():
             raise CacheError(f"unit {unit} of {self.path.name}: features of a present clip are not finite")
         self.forget_unit(unit)
         start = unit * self.unit
-        self._array("features")[start : start + len(clips)] = features
-        self._array("status")[start : start + len(clips)] = np.array([r.status for r in records], dtype=np.uint8)
+        states = np.array([r.status for r in records], dtype=np.uint8)
+        for name, values in (("features", features), ("status", states)):
+            # The setting is not stored with the array; without it a chunk of nothing but NaN would not be written.
+            array = self._array(name).with_config({"write_empty_chunks": True})
+            array[start : start + len(clips)] = values
         for chunk in self._chunk_paths(unit):
             flush_to_disk(chunk)
         commit = {
@@ -201,7 +219,7 @@ class FeatureGroup:
 
     def todo_units(self) -> list[int]:
         """Units without a commit."""
-        return [u for u in range(self.num_units) if not self._commit_path(u).exists()]
+        return [u for u in range(self.num_units) if self.commit_of(u) is None]
 
     def damaged_units(self) -> list[int]:
         """Committed units whose chunks are missing, fail their checksum or differ from the committed digest."""
@@ -209,6 +227,9 @@ class FeatureGroup:
         for unit in range(self.num_units):
             commit = self.commit_of(unit)
             if commit is None:
+                continue
+            if not all(chunk.exists() for chunk in self._chunk_paths(unit)):
+                damaged.append(unit)
                 continue
             start = unit * self.unit
             present = np.array([c["status"] == "present" for c in commit["clips"]], dtype=bool)

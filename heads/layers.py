@@ -70,5 +70,6 @@ def dropout(x: Tensor, probability: Tensor, streams: RunStreams, step: int, plac
 
 
 def unit(x: Tensor) -> Tensor:
-    """Return ``x`` divided by its L2 norm over the last axis (norms below 1e-12 count as 1e-12)."""
-    return nn.functional.normalize(x, dim=-1, eps=1e-12)
+    """Return ``x`` divided by its L2 norm over the last axis; a zero vector stays zero and gets a bounded gradient."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / torch.where(norm > 1e-12, norm, torch.ones_like(norm))

@@ -69,7 +69,7 @@ class Prototypes(nn.Module):
             number = members.sum(1)  # (runs, cells)
             total = torch.bmm(members.transpose(1, 2), unit(embeddings[name]).to(vectors))
             mean = unit(total / number.clamp(min=1)[..., None]).view_as(vectors)
-            seen = (number > 0).view_as(counts)
+            seen = (mean != 0).any(-1)  # labeled clips of the cell, with embeddings that have a direction
             earlier = counts[..., None]
             moved = unit((earlier * vectors + mean) / (earlier + 1))
             vectors.copy_(torch.where(seen[..., None], moved, vectors))

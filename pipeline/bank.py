@@ -76,8 +76,11 @@ class Standardiser:
                 if len(rows) == 0:
                     raise UsageError(f"no source training clip has {modality} features; leave {modality} out")
                 values = features[rows, clean].double()
-                means.append(values.mean(0))
-                scales.append(1 / values.std(0, correction=0).clamp(min=1e-4))
+                mean, deviation = values.mean(0), values.std(0, correction=0)
+                means.append(mean)
+                # Below half a float16 step of the mean there is only rounding: such a feature is dropped, not blown up.
+                carries = deviation > torch.clamp(5e-4 * mean.abs(), min=1e-6)
+                scales.append(torch.where(carries, 1 / deviation, torch.zeros_like(deviation)))
             self.mean[modality] = torch.stack(means).float()[:, None]
             self.scale[modality] = torch.stack(scales).float()[:, None]
 

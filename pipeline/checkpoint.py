@@ -28,7 +28,7 @@ def save_checkpoint(path: Path, method: nn.Module, optimiser: StackedAdamW, step
 
 
 def load_checkpoint(path: Path, method: nn.Module, optimiser: StackedAdamW) -> tuple[int, Any] | None:
-    """Restore what ``save_checkpoint`` wrote; ``None`` if there is none, or if it cannot be read."""
+    """Restore what ``save_checkpoint`` wrote; ``None`` if there is none, or if it is cut off or something else's."""
     if not path.exists():
         return None
     tensors: dict[str, Tensor] = {}
@@ -37,8 +37,13 @@ def load_checkpoint(path: Path, method: nn.Module, optimiser: StackedAdamW) -> t
             metadata = file.metadata()
             for key in file.keys():  # noqa: SIM118 - not a dict
                 tensors[key] = file.get_tensor(key)
-    except SafetensorError:  # cut off or foreign: training starts over, nothing is lost but time
+        step, curves = int(metadata["step"]), json.loads(metadata["curves"])
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        return None  # training starts over, nothing is lost but time
+    state = {k.removeprefix("method/"): v for k, v in tensors.items() if k.startswith("method/")}
+    own = method.state_dict()
+    if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in own.items()}:
         return None
-    method.load_state_dict({k.removeprefix("method/"): v for k, v in tensors.items() if k.startswith("method/")})
+    method.load_state_dict(state)
     optimiser.load_tensors({k.removeprefix("optimiser/"): v for k, v in tensors.items() if k.startswith("optimiser/")})
-    return int(metadata["step"]), json.loads(metadata["curves"])
+    return step, curves

@@ -47,5 +47,5 @@ class ResultStore:
     def _load(self, path: Path) -> RunResult:
         try:
             return RunResult.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path} is not a result of this version ({error}); move it away and run again") from error

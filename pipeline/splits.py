@@ -30,8 +30,8 @@ def make_split(
     """Draw the labeled set and lay out the strict protocol.
 
     Training clips of the sources are labeled or unlabeled: the seed shuffles every (domain, class) once and the budget
-    takes the first ones, so a smaller budget is a subset of a larger one. Validation is the sources' ``val`` part, or
-    their ``test`` part where they have no ``val``. Test is the target domain, whole or its ``test`` part. A group
+    takes the first ones, so a smaller budget is a subset of a larger one. Validation is every source's ``val`` part, or
+    its ``test`` part where it has no ``val``. Test is the target domain, whole or its ``test`` part. A group
     (clips of one source video, one person) is on one side only: clips of validation and test whose group is in
     training are left out and counted in the notes.
 
@@ -45,8 +45,10 @@ def make_split(
         target_part: ``all`` or ``test``.
 
     Raises:
-        UsageError: unknown domain, target among the sources, or a source without training clips.
+        UsageError: no source or one twice, unknown domain, target among the sources, a source without training clips.
     """
+    if not sources or len(set(sources)) < len(sources):
+        raise UsageError(f"sources {tuple(sources)}: name at least one source domain, each once")
     for name in (*sources, target):
         choose(f"domain of {manifest.dataset}", name, manifest.domains)
     if target in sources:
@@ -67,12 +69,14 @@ def make_split(
             count = _budgeted(budget, len(members))
             if isinstance(budget, PerClass) and len(members) < budget.count:
                 notes.append(f"{domain}/{label} has {len(members)} training clips for a budget of {budget.count}")
+            elif not members:
+                notes.append(f"{domain}/{label} has no training clips")
             order = named_generator("labels", seed, domain, label).permutation(len(members))
             labeled += [members[k] for k in order[:count]]
             unlabeled += [members[k] for k in order[count:]]
     training_groups = {manifest.clips[i].group for i in (*labeled, *unlabeled)}
-    part = "val" if any(c.split == "val" and c.domain in sources for _, c in clips) else "test"
-    val = [i for i, c in clips if c.domain in sources and c.split == part]
+    with_val = {c.domain for _, c in clips if c.split == "val"}
+    val = [i for i, c in clips if c.domain in sources and c.split == ("val" if c.domain in with_val else "test")]
     test = [i for i, c in clips if c.domain == target and (target_part == "all" or c.split == "test")]
     held_out = {manifest.clips[i].group for i in val if manifest.clips[i].group not in training_groups}
     kept_val = [i for i in val if manifest.clips[i].group not in training_groups]
@@ -97,4 +101,5 @@ def _budgeted(budget: Budget, size: int) -> int:
     """Number of labeled clips of a class with ``size`` training clips."""
     if isinstance(budget, PerClass):
         return min(budget.count, size)
-    return min(max(1, int(size * budget.share)), size)
+    # The tiny addition keeps 29 % of 100 at 29: the product of the floats is a hair below it.
+    return min(max(1, int(size * budget.share + 1e-9)), size)

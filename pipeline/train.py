@@ -107,8 +107,13 @@ class StackTrainer:
             make_split(manifest, s.sources, s.target, parse_budget(s.budget), s.split_seed, usable, s.target_part)
             for s in specs
         ]
-        labels = torch.tensor(manifest.label_indices(), device=self.device)
-        self.labels = labels
+        for spec, split in zip(specs, self.splits, strict=True):
+            if spec.selection == "source-val" and not split.val:
+                raise UsageError(
+                    f"selection 'source-val' needs validation clips, and the sources {', '.join(spec.sources)} have "
+                    "neither a val nor a test part; use --selection last"
+                )
+        self.labels = torch.tensor(manifest.label_indices(), device=self.device)
         self.domains = self._domain_positions()
         seeds = [s.init_seed for s in specs]
         names = [k for k in first.hparams if k not in STRUCTURE]
@@ -276,7 +281,11 @@ class StackTrainer:
 
     def _result(self, run: int, stacked: Curves, seconds: float) -> RunResult:
         spec, split = self.specs[run], self.splits[run]
-        curves = {name: [row[run] for row in rows] for name, rows in stacked.items()}
+        curves = {
+            name: [row[run] for row in rows]
+            for name, rows in stacked.items()
+            if split.val or not name.startswith("val")
+        }
         losses = [v for name, series in curves.items() if name.startswith("loss/") for v in series]
         diverged = any(v is None for v in losses)
         metrics = {} if diverged else selected(curves, spec.selection)

@@ -56,6 +56,10 @@ class Clip:
                 f"clip {self.clip_id!r}: stop {self.end_seconds} s is not after start {start} s; "
                 "leave stop empty to use the whole file"
             )
+        if self.rate_hz is not None and not self.rate_hz > 0:
+            raise ManifestError(
+                f"clip {self.clip_id!r}: rate_hz is {self.rate_hz}; it must be more than 0 frames a second"
+            )
         if not self.media:
             raise ManifestError(f"clip {self.clip_id!r} has no media; give at least one of path, audio_path, flow_path")
 
@@ -91,8 +95,8 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Digest of everything a split depends on; media paths are not part of it."""
-        rows = sorted([c.clip_id, c.domain, c.label, c.split, c.group] for c in self.clips)
+        """Digest of everything a split depends on, the order of the clips included; media paths are no part of it."""
+        rows = [[c.clip_id, c.domain, c.label, c.split, c.group] for c in self.clips]
         return digest({"classes": self.classes, "domains": self.domains, "rows": rows})
 
     def label_indices(self) -> list[int]:
@@ -173,7 +177,7 @@ class Ratio:
             raise UsageError(f"labels: {self.share:.2%}; need more than 0 % and at most 100 %")
 
     def __str__(self) -> str:
-        return f"{self.share * 100:g}%"
+        return f"{self.share * 100:.12g}%"
 
 
 Budget = PerClass | Ratio

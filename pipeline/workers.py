@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from typing import Generic, TypeVar, cast
 
 from pipeline.errors import PipeError
@@ -64,6 +65,7 @@ class _Pool(Generic[Task, Result]):
         self.reported: dict[int, int] = {}
         self.context = multiprocessing.get_context("spawn")
         self.busy: dict[Connection, tuple[BaseProcess, int]] = {}
+        self.processes: list[BaseProcess] = []
         self.idle: list[tuple[Connection, BaseProcess]] = [self._start() for _ in range(workers)]
 
     def _start(self) -> tuple[Connection, BaseProcess]:
@@ -71,6 +73,7 @@ class _Pool(Generic[Task, Result]):
         process = self.context.Process(target=_serve, args=(theirs, self.function), daemon=True)
         with _interrupts_held():
             process.start()
+        self.processes.append(process)
         theirs.close()  # the worker's alone from here on, so that its end is noticed
         return ours, process
 
@@ -80,8 +83,12 @@ class _Pool(Generic[Task, Result]):
                 position = self.queue.popleft()
                 connection, process = self.idle.pop()
                 self.reported[position] = 0
-                self.busy[connection] = (process, position)
-                connection.send(self.tasks[position])
+                try:
+                    connection.send(self.tasks[position])
+                except OSError:  # it died while it waited
+                    self._retry(process, position)
+                else:
+                    self.busy[connection] = (process, position)
             for ready in wait(list(self.busy)):
                 yield from self._receive(cast(Connection, ready))
 
@@ -119,7 +126,7 @@ class _Pool(Generic[Task, Result]):
 
     def stop(self) -> None:
         """End all workers at once."""
-        for process in [p for p, _ in self.busy.values()] + [p for _, p in self.idle]:
+        for process in self.processes:
             process.kill()
             process.join()
         for connection in [*self.busy, *[c for c, _ in self.idle]]:
@@ -140,6 +147,19 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _answer(function: Callable[[Task, Advance], Result], task: Task, connection: Connection) -> bytes:
+    """Do one task; returns what to send, pickled here so that a result that cannot be is an error like any other."""
+    try:
+        return bytes(
+            ForkingPickler.dumps(("result", function(task, lambda amount: connection.send(("advance", amount)))))
+        )
+    except PipeError as error:
+        return bytes(ForkingPickler.dumps(("error", error)))
+    except Exception as error:
+        text = "".join(traceback.format_exception(error))
+        return bytes(ForkingPickler.dumps(("error", WorkerFailed(f"unexpected error in a worker:\n{text}"))))
+
+
 def _serve(connection: Connection, function: Callable[[Task, Advance], Result]) -> None:
     """A worker's loop: tasks come in, progress and results go out, until the parent's end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
@@ -147,16 +167,6 @@ def _serve(connection: Connection, function: Callable[[Task, Advance], Result]) 
     try:
         while True:
             task = connection.recv()
-            try:
-                result = function(task, lambda amount: connection.send(("advance", amount)))
-            except PipeError as error:
-                connection.send(("error", error))
-            except (BrokenPipeError, EOFError):
-                raise
-            except Exception as error:
-                text = "".join(traceback.format_exception(error))
-                connection.send(("error", WorkerFailed(f"unexpected error in a worker:\n{text}")))
-            else:
-                connection.send(("result", result))
+            connection.send_bytes(_answer(function, task, connection))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         sys.exit(0)

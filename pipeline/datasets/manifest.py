@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.errors import ManifestError, nearest
+from pipeline.errors import ManifestError, UsageError, nearest
 from pipeline.types import Clip, Manifest
 
 REQUIRED = ("clip_id", "path", "label", "domain", "split")
 OPTIONAL = ("start", "stop", "audio_path", "flow_path", "group", "rate_hz")
 SPLITS = ("train", "val", "test")
+SAFE_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+MOST_SHOWN = 20  # faulty rows that a message lists
 MEDIA_COLUMNS = {"path": "video", "audio_path": "audio", "flow_path": "flow"}
 
 
@@ -32,6 +35,7 @@ def read_manifest(path: Path, root: Path | None = None, name: str | None = None,
 
     Raises:
         ManifestError: every faulty row at once, with its line number.
+        UsageError: a name that is not one for a folder.
     """
     path = path.expanduser()
     if not path.is_file():
@@ -39,9 +43,11 @@ def read_manifest(path: Path, root: Path | None = None, name: str | None = None,
     root = (root or path.parent).expanduser().resolve()
     if not root.is_dir():
         raise ManifestError(f"root {root} is not a folder; media paths of the manifest are relative to it")
-    rows = _rows(path)
+    name = name or dataset_name(path)
+    if re.fullmatch(SAFE_NAME, name) is None:
+        raise UsageError(f"--name {name!r} becomes a folder's name; use letters, digits, '.', '_' and '-' alone")
+    rows, problems = _rows(path)
     classes = _classes(path.parent / "classes.txt", rows)
-    problems: list[str] = []
     clips: list[Clip] = []
     lines: dict[str, int] = {}
     for number, row in rows:
@@ -52,15 +58,19 @@ def read_manifest(path: Path, root: Path | None = None, name: str | None = None,
             lines[clip.clip_id] = number
             clips.append(clip)
         except ManifestError as error:
-            problems.append(f"line {number}: {error}")
+            problems[number] = str(error)
     if problems:
-        shown = "\n  ".join(problems[:20]) + (f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise ManifestError(f"{path} has {len(problems)} faulty of {len(rows)} rows:\n  {shown}")
-    if clips and not any(p.exists() for clip in clips for p in clip.media.values()):
+        shown = [f"line {number}: {text}" for number, text in sorted(problems.items())]
+        more = [f"... and {len(shown) - MOST_SHOWN} more"] if len(shown) > MOST_SHOWN else []
+        total = len(clips) + len(problems)
+        raise ManifestError(
+            "\n  ".join([f"{path} has {len(problems)} faulty of {total} rows:", *shown[:MOST_SHOWN], *more])
+        )
+    if not any(p.exists() for clip in clips for p in clip.media.values()):
         first = next(iter(clips[0].media.values()))
         raise ManifestError(f"none of the media files of {path} exists (first: {first}); is --root right? It is {root}")
     domains = tuple(sorted({clip.domain for clip in clips}))
-    return Manifest(name or dataset_name(path), classes, domains, tuple(clips), root)
+    return Manifest(name, classes, domains, tuple(clips), root)
 
 
 def dataset_name(path: Path) -> str:
@@ -69,14 +79,40 @@ def dataset_name(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "dataset"
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Rows with their line numbers; names and values are stripped of white space."""
+def _text(path: Path) -> str:
+    """Text of a UTF-8 file, with or without a byte-order mark, line endings as they are."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from None
-    reader = csv.reader(text.splitlines(), skipinitialspace=True)
-    header = [name.strip() for name in next(reader, [])]
+
+
+def _rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[int, str]]:
+    """Rows with their line numbers, white space around names and values gone; and rows of a wrong length by line."""
+    reader = csv.reader(io.StringIO(_text(path), newline=""), skipinitialspace=True)
+    rows: list[tuple[int, dict[str, str]]] = []
+    problems: dict[int, str] = {}
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        _check_header(path, header)
+        for values in reader:
+            if not any(value.strip() for value in values):
+                continue
+            if len(values) == len(header):
+                rows.append((reader.line_num, {k: v.strip() for k, v in zip(header, values, strict=True)}))
+            else:
+                problems[reader.line_num] = (
+                    f"{len(values)} values for {len(header)} columns; put values that hold a comma in double quotes"
+                )
+    except csv.Error as error:
+        raise ManifestError(f"{path} line {reader.line_num}: {error}; is a quotation mark left open?") from None
+    if not rows and not problems:
+        raise ManifestError(f"{path} has a header and no rows")
+    return rows, problems
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    """Refuse missing, unknown and repeated columns."""
     known = (*REQUIRED, *OPTIONAL)
     missing = [name for name in REQUIRED if name not in header]
     if missing:
@@ -91,25 +127,15 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
             f"{path} has the unknown column {unknown[0]!r}.{nearest(unknown[0], known)} "
             f"Allowed: {', '.join(known)}; remove or rename it"
         )
-    rows = []
-    for values in reader:
-        if not any(value.strip() for value in values):
-            continue
-        if len(values) != len(header):
-            raise ManifestError(
-                f"{path} line {reader.line_num}: {len(values)} values for {len(header)} columns; "
-                "put values that hold a comma in double quotes"
-            )
-        rows.append((reader.line_num, {k: v.strip() for k, v in zip(header, values, strict=True)}))
-    if not rows:
-        raise ManifestError(f"{path} has a header and no rows")
-    return rows
+    twice = [name for i, name in enumerate(header) if name in header[:i]]
+    if twice:
+        raise ManifestError(f"{path} has the column {twice[0]!r} twice; remove or rename one of them")
 
 
 def _classes(listing: Path, rows: list[tuple[int, dict[str, str]]]) -> tuple[str, ...]:
     """Class names from ``classes.txt``, or the labels that occur, sorted."""
     if listing.is_file():
-        names = [line.strip() for line in listing.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        names = [line.strip() for line in _text(listing).split("\n") if line.strip()]
         if len(set(names)) != len(names):
             raise ManifestError(f"{listing} names a class twice; every class stands in one line")
         return tuple(names)
@@ -118,7 +144,9 @@ def _classes(listing: Path, rows: list[tuple[int, dict[str, str]]]) -> tuple[str
 
 def _clip(row: Mapping[str, str], root: Path, classes: tuple[str, ...], outside: bool) -> Clip:
     """Build and check one clip."""
-    if row["label"] not in classes or not row["label"]:
+    if not row["label"]:
+        raise ManifestError("label is empty; name the clip's class")
+    if row["label"] not in classes:
         raise ManifestError(
             f"label {row['label']!r} is not in the class list.{nearest(row['label'], classes)} "
             f"Classes: {', '.join(classes)}"
@@ -143,7 +171,11 @@ def _clip(row: Mapping[str, str], root: Path, classes: tuple[str, ...], outside:
 
 def _inside(text: str, column: str, root: Path, outside: bool) -> Path:
     """Resolve a media path and refuse one that leaves the root."""
-    path = (root / text).resolve()
+    try:
+        path = (root / text).resolve()
+        path.exists()  # also where a name is too long, or holds a NUL, for this system
+    except (ValueError, OSError) as error:
+        raise ManifestError(f"{column} {text[:80]!r} is not a path of this system ({error})") from None
     if not outside and not path.is_relative_to(root):
         raise ManifestError(
             f"{column} {text!r} lies outside the root {root}; move it there, give --root, or allow it with --outside"

@@ -108,7 +108,7 @@ def test_a_duplicate_id_names_both_lines(folder: Path) -> None:
     ("row", "message"),
     [
         ("c1,a.mp4,wave,yard,trian", "split 'trian' is none of train, val, test. Did you mean 'train'?"),
-        ("c1,a.mp4,,yard,train", "label '' is not in the class list"),
+        ("c1,a.mp4,,yard,train", "label is empty"),
         ("c1,a.mp4,wave,,train", "domain is empty"),
         (",a.mp4,wave,yard,train", "clip_id is empty"),
         ("c1,,wave,yard,train", "clip 'c1' has no media; give at least one of path, audio_path, flow_path"),

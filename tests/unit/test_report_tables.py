@@ -326,7 +326,7 @@ def test_terminal_table_shows_names_as_they_are() -> None:
     console = Console(width=160, file=io.StringIO(), force_terminal=False)
     console.print(to_rich(result_table([*tiny(), run("[red]", "A", 0, 0.1)])))
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "58.0 ± 3.0" in text
+    assert "58.0±3.0" in text
     assert "[red]" in text
     assert "selection last" in text
 
