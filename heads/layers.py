@@ -65,7 +65,8 @@ def dropout(x: Tensor, probability: Tensor, streams: RunStreams, step: int, plac
         place: name of this dropout; two places draw independently.
     """
     p = probability[:, None, None].to(x.dtype)
-    keep = streams.uniform(step, place, *x.shape[1:]) >= p
+    limit = (p * 65536 - 32768).clamp(max=32767).to(torch.int16)
+    keep = streams.bits(step, place, *x.shape[1:]) >= limit
     return x * (keep / (1 - p))
 
 

@@ -97,6 +97,9 @@ def consensus_pseudo_labels(
 def prototype_distances(embedding: Tensor, prototypes: Tensor, labels: Tensor) -> Tensor:
     """Distance of each clip's unit embedding to the prototypes of its class in every domain.
 
+    From inner products, ``|u - P|^2 = |u|^2 + |P|^2 - 2 u.P``, so that no ``(runs, batch, domains, dim)`` tensor is
+    needed. ``|u|`` does not change with the embedding, so it carries no gradient.
+
     Args:
         embedding: ``(runs, batch, dim)``.
         prototypes: ``(runs, domains, classes, dim)``; no gradient flows into them.
@@ -105,10 +108,16 @@ def prototype_distances(embedding: Tensor, prototypes: Tensor, labels: Tensor) -
     Returns:
         ``(runs, batch, domains)`` L2 norms (not squared).
     """
-    rows = torch.arange(len(prototypes), device=labels.device)[:, None]
-    chosen = prototypes.detach()[rows, :, labels]  # (runs, batch, domains, dim)
-    distances: Tensor = torch.linalg.vector_norm(unit(embedding)[:, :, None] - chosen, dim=-1)
-    return distances
+    runs, domains, classes, dim = prototypes.shape
+    u, fixed = unit(embedding), prototypes.detach()
+    inner = torch.bmm(u, fixed.reshape(runs, domains * classes, dim).transpose(1, 2))
+    inner = inner.view(runs, -1, domains, classes).gather(3, labels[:, :, None, None].expand(-1, -1, domains, 1))[
+        ..., 0
+    ]
+    rows = torch.arange(runs, device=labels.device)[:, None]
+    lengths = fixed.square().sum(-1)[rows, :, labels] + u.detach().square().sum(-1, keepdim=True)
+    # The root has no gradient at 0; a distance below 1e-6 is not told from it in float32.
+    return (lengths - 2 * inner).clamp(min=1e-12).sqrt()
 
 
 def alignment_terms(distances: Tensor, known: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

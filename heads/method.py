@@ -31,6 +31,8 @@ class Method(nn.Module):
         self.network = HeadNetwork(shape, self.runs)
         self.network.initialise(seeds)
         self.hparam_names = tuple(hparams)
+        # Known on the host before training: dropout that no run of the stack has is not computed at all.
+        self.without_dropout = {k for k, v in hparams.items() if k.startswith("dropout_") and not v.any()}
         for name, values in hparams.items():
             self.register_buffer(f"hparam_{name}", values.clone(), persistent=False)
 
@@ -39,12 +41,14 @@ class Method(nn.Module):
         return self.get_buffer(f"hparam_{name}")
 
     def rates(self) -> dict[str, Tensor]:
-        """Dropout probability per modality and for the fused head, each ``(runs,)``."""
+        """Dropout probability ``(runs,)`` per modality and for the fused head, where some run has dropout there."""
         rates = {}
-        for name in self.shape.modalities:
+        for name in (*self.shape.modalities, FUSED):
             own = f"dropout_{name}"
-            rates[name] = self.hparam(own if own in self.hparam_names else "dropout_embedding")
-        return {**rates, FUSED: self.hparam("dropout_fused")}
+            hparam = own if own in self.hparam_names else "dropout_embedding"
+            if hparam not in self.without_dropout:
+                rates[name] = self.hparam(hparam)
+        return rates
 
     def losses(
         self, labeled: Labeled, unlabeled: Unlabeled | None, streams: RunStreams | None, step: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,12 @@ class Outputs:
     embeddings: Mapping[str, Tensor]  # per modality (runs, batch, dim), after dropout, zero where absent
     logits: Mapping[str, Tensor]  # per modality and ``fused``: (runs, batch, classes)
 
+    def rows(self, part: slice) -> Outputs:
+        """The same for some of the batch."""
+        return Outputs(
+            {m: z[:, part] for m, z in self.embeddings.items()}, {h: x[:, part] for h, x in self.logits.items()}
+        )
+
 
 class HeadNetwork(nn.Module):
     """Adapter per modality, linear unimodal heads, and Linear-ReLU-Dropout-Linear on the concatenated embeddings.
@@ -84,7 +91,7 @@ class HeadNetwork(nn.Module):
         self,
         x: Mapping[str, Tensor],
         present: Mapping[str, Tensor],
-        rates: Mapping[str, Tensor] | None = None,
+        rates: Mapping[str, Tensor] = MappingProxyType({}),
         streams: RunStreams | None = None,
         step: int = 0,
         place: str = "",
@@ -94,8 +101,8 @@ class HeadNetwork(nn.Module):
         Args:
             x: per modality ``(runs, batch, dim)`` normalised features.
             present: per modality ``(runs, batch)`` bool; an absent modality's embedding is zero.
-            rates: dropout probabilities ``(runs,)`` per modality and for ``fused``; with ``streams`` None no dropout.
-            streams: random streams of the stack.
+            rates: dropout probabilities ``(runs,)`` per modality and for ``fused``; none for a name that is missing.
+            streams: random streams of the stack; ``None`` switches dropout off.
             step: training step.
             place: name of this forward pass; two passes of one step draw different masks.
         """
@@ -103,11 +110,11 @@ class HeadNetwork(nn.Module):
         logits: dict[str, Tensor] = {}
         for name in self.modalities:
             z = self.adapters[name](x[name])
-            if streams is not None and rates is not None:
+            if streams is not None and name in rates:
                 z = dropout(z, rates[name], streams, step, f"{place}/{name}")
             embeddings[name] = z * present[name][..., None]
             logits[name] = self.unimodal[name](embeddings[name])
         h = self.fused_first(torch.cat([embeddings[name] for name in self.modalities], -1)).relu()
-        if streams is not None and rates is not None:
+        if streams is not None and FUSED in rates:
             h = dropout(h, rates[FUSED], streams, step, f"{place}/{FUSED}")
         return Outputs(embeddings, {FUSED: self.fused_last(h), **logits})

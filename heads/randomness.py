@@ -7,6 +7,7 @@ the same numbers alone and inside a stack, on a CPU and on a GPU, and after a re
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import torch
@@ -36,21 +37,19 @@ class RunStreams:
         self.keys = torch.tensor(keys, dtype=torch.int32, device=device)
         self._counters: dict[int, Tensor] = {}
 
-    def uniform(self, step: int, place: str, *shape: int) -> Tensor:
-        """Return float32 numbers in [0, 1) of shape ``(runs, *shape)``.
+    def bits(self, step: int, place: str, *shape: int) -> Tensor:
+        """Return uniform int16 numbers (-32768 to 32767) of shape ``(runs, *shape)``.
 
         Args:
             step: training step; the same step and place give the same numbers.
-            place: name of the consumer, for example ``dropout/video``.
+            place: name of the consumer, for example ``labeled/video``.
             shape: axes after ``runs``.
         """
-        count = 1
-        for size in shape:
-            count *= size
-        if count not in self._counters:
-            self._counters[count] = _mix(torch.arange(count, dtype=torch.int32, device=self.keys.device))
-        # Two rounds on the key separate neighbouring steps; the element's counter is hashed once more with it.
+        count = math.prod(shape)
+        words = -(-count // 2)  # one 32-bit hash serves two numbers
+        if words not in self._counters:
+            self._counters[words] = _mix(torch.arange(words, dtype=torch.int32, device=self.keys.device))
         salt = (seed_from(place, step) & 0xFFFFFFFF) - 0x80000000
         keys = _mix(self.keys ^ salt)
-        bits = _mix(self._counters[count] ^ keys[:, None])
-        return ((bits >> 8) & 0xFFFFFF).to(torch.float32).mul_(2.0**-24).view(len(self.keys), *shape)
+        hashed = _mix(self._counters[words] ^ keys[:, None])
+        return hashed.view(torch.int16)[:, :count].view(len(self.keys), *shape)

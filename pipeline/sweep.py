@@ -182,8 +182,8 @@ def stack_runs(
 
 def count_parameters(spec: RunSpec, dims: Sequence[tuple[str, int]]) -> int:
     """Number of trainable parameters of one run."""
+    names = {k: torch.zeros(1) for k in spec.hparams}
     with torch.device("meta"):
-        names = {k: torch.zeros(1) for k in spec.hparams}
         method = METHODS[spec.method].build(head_shape(spec, dims), names, [])
     # With no runs every tensor has a leading axis of length zero; count the rest of its shape.
     return sum(int(torch.tensor(p.shape[1:]).prod()) for p in method.parameters())

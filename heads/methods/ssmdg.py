@@ -54,8 +54,17 @@ class SSMDG(Method):
         out = self.network(labeled.x, labeled.present, self.rates(), streams, step, "labeled")
         terms = self.supervised(labeled, out)
         self.prototypes.update(out.embeddings, labeled.present, labeled.y, labeled.domain)
-        weak = self.network(unlabeled.weak, unlabeled.present, self.rates(), streams, step, "weak")
-        strong = self.network(unlabeled.strong, unlabeled.present, self.rates(), streams, step, "strong")
+        # Weak and strong views in one pass: half as many kernels, and no layer looks across the batch.
+        size = unlabeled.domain.shape[1]
+        both = self.network(
+            {m: torch.cat([unlabeled.weak[m], unlabeled.strong[m]], 1) for m in self.shape.modalities},
+            {m: torch.cat([here, here], 1) for m, here in unlabeled.present.items()},
+            self.rates(),
+            streams,
+            step,
+            "unlabeled",
+        )
+        weak, strong = both.rows(slice(0, size)), both.rows(slice(size, None))
         pseudo = self.pseudo_labels(weak.logits, unlabeled.present)
         everyone = torch.ones_like(pseudo.accepted)
         q = self.hparam("gce_q")
@@ -66,8 +75,9 @@ class SSMDG(Method):
             for view, outputs in (("weak", weak), ("strong", strong)):
                 terms[f"gce/{head}/{view}"] = generalised_cross_entropy(outputs.logits[head], pseudo.labels, rest, q)
         terms["prototype"] = self._alignment(strong, unlabeled, pseudo)
-        for view, outputs in (("weak", weak), ("strong", strong)):
-            terms[f"translation/{view}"] = self._translation(outputs, unlabeled, pseudo, streams, step, view)
+        terms["translation/weak"], terms["translation/strong"] = self._translation(
+            both, unlabeled, pseudo, streams, step
+        )
         return terms
 
     def objectives(self, terms: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
@@ -108,35 +118,40 @@ class SSMDG(Method):
         return masked_mean(torch.cat(values, -1), torch.cat(weights, -1))
 
     def _translation(
-        self,
-        outputs: Outputs,
-        unlabeled: Unlabeled,
-        pseudo: PseudoLabels,
-        streams: RunStreams | None,
-        step: int,
-        view: str,
-    ) -> Tensor:
-        """Mean over ordered pairs and consensus clips of the translation's distance to the target prototype."""
-        values, weights = [], []
+        self, both: Outputs, unlabeled: Unlabeled, pseudo: PseudoLabels, streams: RunStreams | None, step: int
+    ) -> tuple[Tensor, Tensor]:
+        """Mean over ordered pairs and consensus clips of the translation's distance to the target prototype.
+
+        Args:
+            both: outputs of the weak views, then of the strong views.
+            unlabeled: the batch.
+            pseudo: its pseudo-labels.
+            streams: random streams for dropout, ``None`` switches it off.
+            step: training step.
+
+        Returns:
+            The loss of the weak and of the strong views, each ``(runs,)``.
+        """
+        size = unlabeled.domain.shape[1]
+        labels = torch.cat([pseudo.labels, pseudo.labels], 1)
+        values: tuple[list[Tensor], list[Tensor]] = ([], [])
+        weights: list[Tensor] = []
         for source in self.shape.modalities:
-            start = unit(outputs.embeddings[source])
+            start = unit(both.embeddings[source])
+            mask = pseudo.accepted & unlabeled.present[source]
             for target in self.shape.modalities:
                 if source == target:
                     continue
                 name = pair_name(source, target)
-                translated = self.translators[name](
-                    start, self.hparam("dropout_translator"), streams, step, f"{view}/{name}"
-                )
-                distances = prototype_distances(translated, self.prototypes.vectors(target), pseudo.labels)
-                terms, weight = translation_terms(
-                    distances,
-                    self._known(target, pseudo.labels),
-                    unlabeled.domain,
-                    pseudo.accepted & unlabeled.present[source],
-                )
-                values.append(terms)
+                translated = self.translators[name](start, self.hparam("dropout_translator"), streams, step, name)
+                distances = prototype_distances(translated, self.prototypes.vectors(target), labels)
+                known = self._known(target, pseudo.labels)
+                for part, found in ((slice(0, size), values[0]), (slice(size, None), values[1])):
+                    terms, weight = translation_terms(distances[:, part], known, unlabeled.domain, mask)
+                    found.append(terms)
                 weights.append(weight)
-        return masked_mean(torch.cat(values, -1), torch.cat(weights, -1))
+        weight = torch.cat(weights, -1)
+        return masked_mean(torch.cat(values[0], -1), weight), masked_mean(torch.cat(values[1], -1), weight)
 
 
 RECIPE = Recipe(

@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 
 PIPE = [sys.executable, "-m", "pipeline"]
-MARKS = {"data": "data/demo/manifest.csv", "features": "probe", "probe": "results", "runs": "report"}
+# What has appeared when a stage is over.
+MARKS = {"data": "data/demo/manifest.csv", "features and probe": "results", "runs": "report"}
 
 
 def tree_bytes(process: psutil.Process) -> int:
