@@ -56,7 +56,7 @@ class ExtractSettings:
             backbone = BACKBONES[choose("backbone", self.backbones[modality], BACKBONES)]
             if backbone.modality != modality:
                 raise UsageError(f"backbone {backbone.name!r} takes {backbone.modality}, not {modality}")
-        choose("optical-flow method", self.flow_method, FLOW_METHODS)
+        choose("method of optical flow", self.flow_method, FLOW_METHODS)
 
     def backbone(self, modality: str) -> Backbone:
         """The backbone of a modality."""

@@ -9,6 +9,7 @@ import torch
 
 from heads.methods import METHODS
 from pipeline.bank import FeatureBank
+from pipeline.errors import UsageError
 from pipeline.train import StackTrainer
 from pipeline.types import Manifest, RunResult, RunSpec
 from tests.contract.conftest import make_spec
@@ -64,3 +65,16 @@ def test_how_often_a_run_is_evaluated_moves_no_parameter(manifest: Manifest, ban
     for name, value in often.method.state_dict().items():
         assert torch.equal(value, once.method.state_dict()[name]), name
     assert results[0].metrics["target/fused"] == results[1].metrics["target/fused"]
+
+
+def test_source_val_without_validation_clips_is_refused_before_training(manifest: Manifest, bank: FeatureBank) -> None:
+    only_training = [clip for clip in manifest.clips if clip.split == "train" or clip.domain == "studio"]
+    positions = [manifest.clips.index(clip) for clip in only_training]
+    small = replace(manifest, clips=tuple(only_training))
+    part = FeatureBank(
+        {m: x[positions] for m, x in bank.features.items()},
+        {m: x[positions] for m, x in bank.present.items()},
+        bank.views,
+    )
+    with pytest.raises(UsageError, match="needs validation clips"):
+        StackTrainer([make_spec(small, part, "erm", selection="source-val")], small, part)

@@ -356,3 +356,30 @@ def test_other_programs_read_it_with_plain_zarr(tmp_path: Path) -> None:
 def test_nothing_temporary_stays_behind(tmp_path: Path) -> None:
     group = filled(tmp_path)
     assert [p.name for p in group.path.rglob("*tmp*")] == []
+
+
+def test_a_commit_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    group = filled(tmp_path)
+    path = group.path / "commits" / "000000.json"
+    path.write_text(path.read_text()[:40])
+    assert group.todo_units() == [0]
+    assert 0 not in group.damaged_units()
+    write(group, 0)
+    assert group.todo_units() == []
+
+
+def test_a_deleted_status_chunk_is_found(tmp_path: Path) -> None:
+    group = filled(tmp_path)
+    (group.path / "status" / "c" / "1").unlink()
+    assert group.damaged_units() == [1]
+
+
+def test_wrong_dtype_or_shape_is_refused_before_the_old_unit_goes(tmp_path: Path) -> None:
+    group = filled(tmp_path)
+    clips = group.unit_clips(0)
+    records = [ClipRecord(c, Status.PRESENT) for c in clips]
+    for features in (np.zeros((len(clips), len(VIEWS), DIM), np.float32), np.zeros((len(clips), 1, DIM), np.float16)):
+        with pytest.raises(CacheError, match="expected float16"):
+            group.write_unit(0, features, records)  # type: ignore[arg-type]
+    assert group.todo_units() == []
+    assert group.load().select([])[0].shape == (0, len(VIEWS), DIM)

@@ -114,3 +114,12 @@ def test_leaving_early_ends_the_workers() -> None:
     assert len(multiprocessing.active_children()) == 2
     results.close()  # type: ignore[attr-defined]
     assert multiprocessing.active_children() == []
+
+
+def return_what_cannot_travel(task: int, advance: Advance) -> object:
+    return lambda: task
+
+
+def test_a_result_that_cannot_be_sent_is_an_error_like_any_other() -> None:
+    with pytest.raises(WorkerFailed, match="unexpected error in a worker"):
+        list(run_tasks(return_what_cannot_travel, [1, 2], 2, ignore))
