@@ -15,7 +15,7 @@ from pipeline.errors import PipeError, UsageError
 from pipeline.process import configure_process, default_workers
 
 if TYPE_CHECKING:
-    from pipeline.extract import ExtractSettings
+    from pipeline.encode import ExtractSettings
     from pipeline.study import DatasetOptions, Workspace
     from pipeline.sweep import SweepSettings
     from pipeline.types import Manifest
@@ -90,7 +90,7 @@ def demo(
 ) -> None:
     """Make a small synthetic audio-visual data set and run everything on it, from mp4 files to a table."""
     from pipeline.datasets.demo import DemoSpec
-    from pipeline.extract import ExtractSettings
+    from pipeline.encode import ExtractSettings
     from pipeline.show import show_dataset, show_extraction, show_notes, show_paths, show_probe
     from pipeline.study import (
         DatasetOptions,
@@ -278,7 +278,7 @@ def _workspace(work: Path, workers: int) -> Workspace:
 
 def _features(modalities: str, weak: int, strong: int, view_seed: int, flow: str, device: str) -> ExtractSettings:
     """Settings that identify the cached features, and the device."""
-    from pipeline.extract import ExtractSettings, resolve_device
+    from pipeline.encode import ExtractSettings, resolve_device
     from pipeline.types import ViewSpec
 
     views = ViewSpec(weak=weak, strong=strong, seed=view_seed)

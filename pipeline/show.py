@@ -11,7 +11,8 @@ from rich.table import Table
 
 from cache.layout import ClipRecord
 from pipeline.console import out
-from pipeline.extract import STAGES, ExtractReport
+from pipeline.encode import STAGES
+from pipeline.extract import ExtractReport
 from pipeline.report import Probe, group_by_setting, result_table, to_rich
 from pipeline.types import Manifest, RunResult
 

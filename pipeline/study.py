@@ -11,8 +11,9 @@ from cache.store import FeatureGroup
 from pipeline.console import progress, status
 from pipeline.datasets import NOTES, DatasetRequest, load_dataset
 from pipeline.datasets.demo import DemoSpec
+from pipeline.encode import ExtractSettings
 from pipeline.errors import MediaError
-from pipeline.extract import ExtractReport, ExtractSettings, extract
+from pipeline.extract import ExtractReport, extract
 from pipeline.probe import linear_probe
 from pipeline.process import default_workers
 from pipeline.records import ResultStore

@@ -16,8 +16,8 @@ from cache.store import FeatureGroup, FeatureTable
 from heads.methods import METHODS
 from pipeline.bank import FeatureBank
 from pipeline.config import overlay, read_toml
+from pipeline.encode import ExtractSettings
 from pipeline.errors import CacheMissing, UsageError, choose
-from pipeline.extract import ExtractSettings
 from pipeline.locks import only_writer
 from pipeline.records import ResultStore
 from pipeline.select import SELECTION

@@ -12,7 +12,8 @@ import torch
 
 from pipeline.datasets.demo import DemoSpec, write_demo
 from pipeline.datasets.manifest import read_manifest
-from pipeline.extract import STAGES, ExtractSettings, UnitTask, extract_unit, open_groups
+from pipeline.encode import STAGES, ExtractSettings
+from pipeline.extract import UnitTask, extract_unit, open_groups
 from pipeline.process import configure_process, default_workers
 from pipeline.types import Manifest
 

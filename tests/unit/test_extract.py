@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from cache.layout import Status
+from pipeline import encode
 from pipeline import extract as module
+from pipeline.encode import Clock, ExtractSettings, extract_clip, fingerprint, resolve_device
 from pipeline.errors import UsageError
-from pipeline.extract import ExtractSettings, extract, extract_clip, fingerprint, resolve_device
+from pipeline.extract import extract
 from pipeline.types import Clip, Manifest, ViewSpec
 from tests import media_corpus
 
@@ -65,8 +67,8 @@ def test_a_fingerprint_follows_content_and_stretch_not_name_or_time(tmp_path: Pa
 
 def test_features_beyond_float16_are_a_failed_track_not_infinity(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ExtractSettings(modalities=("audio",))
-    monkeypatch.setattr(module, "_encoder", lambda name, device: lambda x: torch.full((len(x), 160), 1e6))
-    values, record = extract_clip(manifest(folder).clips[0], ("audio",), settings, module._Clock())["audio"]
+    monkeypatch.setattr(encode, "_encoder", lambda name, device: lambda x: torch.full((len(x), 160), 1e6))
+    values, record = extract_clip(manifest(folder).clips[0], ("audio",), settings, Clock())["audio"]
     assert values is None
     assert (record.status, record.code) == (Status.FAILED, "not_finite")
 
@@ -93,8 +95,8 @@ def test_damage_is_found_and_only_the_damaged_unit_is_made_anew(
 def test_every_view_is_its_own_row_and_the_same_in_every_call(folder: Path) -> None:
     settings = ExtractSettings()
     clip = manifest(folder).clips[0]
-    first = extract_clip(clip, settings.modalities, settings, module._Clock())
-    again = extract_clip(clip, ("audio",), settings, module._Clock())
+    first = extract_clip(clip, settings.modalities, settings, Clock())
+    again = extract_clip(clip, ("audio",), settings, Clock())
     for modality in settings.modalities:
         values, record = first[modality]
         assert record.status is Status.PRESENT
