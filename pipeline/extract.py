@@ -119,15 +119,14 @@ def _repair(manifest: Manifest, groups: Mapping[str, FeatureGroup]) -> list[str]
             notes.append(f"{modality}: unit {unit} was damaged on disk")
         for unit in range(group.num_units):
             commit = group.commit_of(unit)
-            for plain in commit["clips"] if commit else ():
-                clip = clips.get(plain["clip_id"])
-                # Media that has gone missing does not make finished features worthless.
-                if clip is None or (plain["status"] == "present" and not media_is_there(clip)):
-                    continue
-                if fingerprint(clip) != plain["fingerprint"]:
-                    group.forget_unit(unit)
-                    notes.append(f"{modality}: the media of {clip.clip_id} changed since it was extracted")
-                    break
+            rows = [(clips.get(plain["clip_id"]), plain) for plain in (commit["clips"] if commit else ())]
+            # Media that has gone missing does not make finished features worthless: such a unit stays as it is.
+            if any(c is not None and plain["status"] == "present" and not media_is_there(c) for c, plain in rows):
+                continue
+            changed = [c.clip_id for c, plain in rows if c is not None and fingerprint(c) != plain["fingerprint"]]
+            if changed:
+                group.forget_unit(unit)
+                notes.append(f"{modality}: the media of {', '.join(changed)} changed since it was extracted")
     return notes
 
 

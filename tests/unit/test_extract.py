@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +106,17 @@ def test_every_view_is_its_own_row_and_the_same_in_every_call(folder: Path) -> N
         assert len(np.unique(values, axis=0)) == 5
         assert record.facts["codec"]
     np.testing.assert_array_equal(first["audio"][0], again["audio"][0])
+
+
+def test_media_that_went_missing_costs_no_finished_feature(folder: Path, tmp_path: Path) -> None:
+    media = tmp_path / "media"
+    shutil.copytree(folder, media)
+    settings = ExtractSettings(modalities=("audio",))
+    run(media, tmp_path / "cache", settings)
+    group = module.open_groups(manifest(media), settings, tmp_path / "cache")["audio"]
+    before = group.digest()
+    (media / "0.mp4").unlink()
+    (media / "1.mp4").write_bytes(b"changed meanwhile")
+    encode._path_fingerprint.cache_clear()
+    assert run(media, tmp_path / "cache", settings).new_clips == 0
+    assert group.digest() == before
