@@ -78,6 +78,14 @@ def _root(
     configure_process()
 
 
+def _load() -> None:
+    """Import PyTorch, which takes seconds, behind a sign of life."""
+    from pipeline.console import status
+
+    with status("loading PyTorch"):
+        import torch  # noqa: F401
+
+
 @app.command()
 def demo(
     work: Work = DEFAULT_WORK,
@@ -89,6 +97,7 @@ def demo(
     workers: Workers = 0,
 ) -> None:
     """Make a small synthetic audio-visual data set and run everything on it, from mp4 files to a table."""
+    _load()
     from pipeline.datasets.demo import DemoSpec
     from pipeline.encode import ExtractSettings
     from pipeline.show import show_dataset, show_extraction, show_notes, show_paths, show_probe
@@ -134,6 +143,7 @@ def extract(
     workers: Workers = 0,
 ) -> None:
     """Decode, augment and encode every clip into the feature cache; goes on where it stopped."""
+    _load()
     from pipeline.show import show_extraction
     from pipeline.study import extract_features, open_dataset
 
@@ -184,6 +194,7 @@ def train_heads(
     workers: Workers = 0,
 ) -> None:
     """Train heads on cached features: methods x target domains x seeds, in stacks; runs only what is missing."""
+    _load()
     import dataclasses
 
     from pipeline.study import open_dataset
@@ -223,6 +234,7 @@ def probe(
     flow: FlowMethod = "dis-medium",
 ) -> None:
     """Linear probe on all labels, inside every domain: are the cached features informative?"""
+    _load()
     from pipeline.show import show_probe
     from pipeline.study import open_dataset, probe_features
 
@@ -245,6 +257,7 @@ def report(
     flow: FlowMethod = "dis-medium",
 ) -> None:
     """Write tables and one self-contained HTML page from all finished runs of a data set."""
+    _load()
     from pipeline.show import show_paths, show_table
     from pipeline.study import build_report, open_dataset, stored_results
 
