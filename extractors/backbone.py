@@ -39,6 +39,7 @@ class Backbone:
     licence: str
     source: str
     build: Callable[[], nn.Module]
+    revision: int = 1  # goes up whenever the same weights give other features
 
     def load(self, device: torch.device) -> Encoder:
         """Build the network with its weights on a device."""

@@ -71,11 +71,6 @@ def quantise(flow: NDArray[np.float32], bound: float = 20.0) -> NDArray[np.uint8
     return np.clip(levels, 0, 255).astype(np.uint8)
 
 
-def dequantise(levels: NDArray[np.uint8], bound: float = 20.0) -> NDArray[np.float32]:
-    """Return the displacement in pixels, float32, off by at most half a level (``bound / 255``) within the bound."""
-    return levels.astype(np.float32) * np.float32(2 * bound / 255) - np.float32(bound)
-
-
 def _grey(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Grey image of an RGB frame, extended to the right and below to the smallest side that DIS can take."""
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)

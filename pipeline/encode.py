@@ -22,12 +22,14 @@ from extractors.inputs import AudioInput, FrameInput
 from extractors.optical_flow import FLOW_METHODS, compute_flow
 from extractors.views.audio import render_audio
 from extractors.views.flow import render_flow
+from extractors.views.geometry import stack_by_side
 from extractors.views.plan import FramePlan, needed_indices, plan_frames
 from extractors.views.video import render_video
 from pipeline.decode import open_flow, open_frames, read_sound
 from pipeline.errors import MediaAbsent, MediaError, UsageError, choose
 from pipeline.types import MODALITIES, Clip, ViewSpec
 
+VIEWS_REVISION = 1  # goes up whenever the same view gives other pixels or samples
 FLOW_BOUND = 20.0  # pixels; flow beyond it saturates, as in the published data sets
 STAGES = ("decode", "views", "backbone", "write")
 
@@ -62,6 +64,7 @@ class ExtractSettings:
         settings: dict[str, Any] = {
             "input": dataclasses.asdict(backbone.input),
             "augmentation": self.views.variant,
+            "revisions": {"backbone": backbone.revision, "views": VIEWS_REVISION},
             "resize": "uint8 antialiased bilinear",
         }
         if modality == "flow":
@@ -241,13 +244,11 @@ def _sound_inputs(clip: Clip, makes: Sequence[str], settings: ExtractSettings, c
 
 def _encode(encoder: Encoder, views: Sequence[torch.Tensor]) -> NDArray[np.float16]:
     """Features ``(views, dim)`` float16; views of one shape go through the network together."""
-    rows: list[torch.Tensor] = [torch.empty(0)] * len(views)
-    for shape in dict.fromkeys(view.shape for view in views):
-        members = [i for i, view in enumerate(views) if view.shape == shape]
-        for i, row in zip(members, encoder(torch.stack([views[i] for i in members])), strict=True):
-            rows[i] = row
+    rows: dict[int, torch.Tensor] = {}
+    for positions, batch in stack_by_side(views).values():
+        rows.update(zip(positions, encoder(batch), strict=True))
     with np.errstate(over="ignore"):  # an overflow becomes inf, which the caller reports
-        return torch.stack(rows).numpy().astype(np.float16)
+        return torch.stack([rows[i] for i in range(len(views))]).numpy().astype(np.float16)
 
 
 def fingerprint(clip: Clip) -> str:

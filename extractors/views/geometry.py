@@ -120,10 +120,10 @@ def cut_out(clip: Tensor, square: tuple[int, int, int], fill: Tensor) -> None:
 
 
 def stack_by_side(views: Sequence[Tensor]) -> dict[int, tuple[tuple[int, ...], Tensor]]:
-    """Group rendered views by side so that a network can take each group as one batch.
+    """Group rendered views by their last axis so that a network can take each group as one batch.
 
     Args:
-        views: tensors `(channels, num_frames, side, side)`.
+        views: tensors `(channels, num_frames, side, side)`, or spectrograms of one shape.
 
     Returns:
         Per side, in order of first appearance: the positions in ``views`` and the stack

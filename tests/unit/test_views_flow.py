@@ -10,12 +10,17 @@ import pytest
 import torch
 
 from extractors.inputs import FrameInput
-from extractors.optical_flow import FLOW_METHODS, compute_flow, dequantise, quantise
+from extractors.optical_flow import FLOW_METHODS, compute_flow, quantise
 from extractors.views.flow import render_flow
 from extractors.views.plan import FramePlan, needed_indices, plan_frames
 
 SPEC = FrameInput(4, 2, 40, 32, 40, mean=(128.0, 128.0), std=(128.0, 128.0))
 VIEWS = [("clean", 0), ("weak", 0), ("weak", 1), ("strong", 0), ("strong", 1)]
+
+
+def dequantise(levels: np.ndarray, bound: float = 20.0) -> np.ndarray:
+    """Displacement in pixels of 8-bit levels."""
+    return levels.astype(np.float32) * np.float32(2 * bound / 255) - np.float32(bound)
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
