@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,11 +15,12 @@ import torch
 from cache.layout import ClipRecord, Status
 from cache.store import FeatureGroup
 from pipeline.encode import Clock, ExtractSettings, Features, extract_clip, fingerprint, media_is_there
-from pipeline.errors import UsageError
+from pipeline.errors import PipeError, UsageError
 from pipeline.locks import only_writer
 from pipeline.types import Clip, Manifest
 from pipeline.workers import Advance, run_tasks
 
+MOST_DEADLY = 3  # clips of a unit that may bring processes down before the machine is suspected
 UNIT = 32  # clips per unit of work: a crash loses at most this many per worker
 
 
@@ -32,6 +33,7 @@ class UnitTask:
     clips: tuple[Clip, ...]
     units: Mapping[str, int]  # modality -> unit
     settings: ExtractSettings
+    deadly: Mapping[str, str] = field(default_factory=dict)  # clip id -> what happened to processes that decoded it
 
 
 @dataclass
@@ -61,7 +63,7 @@ def extract(
         manifest: the clips.
         settings: modalities, backbones, views.
         cache: root folder of all caches.
-        workers: processes.
+        workers: processes; even one is a process of its own.
         on_start: called once with the number of clips to do.
         advance: called with numbers of clips done.
 
@@ -76,7 +78,8 @@ def extract(
         total = sum(len(task.clips) for task in tasks)
         on_start(total)
         stage_seconds: Counter[str] = Counter()
-        for _, seconds in run_tasks(extract_unit, tasks, workers, advance):
+        # Decoders are native code: a file that brings one down must cost its clip, not the run.
+        for _, seconds in run_tasks(extract_unit, tasks, workers, advance, _without_deadly_clip):
             stage_seconds.update(seconds)
     records = {m: group.records() for m, group in groups.items()}
     wanted = [c.clip_id for c in manifest.clips]
@@ -151,13 +154,38 @@ def _tasks(
     return tasks
 
 
+def _without_deadly_clip(task: UnitTask, done: int, exit_code: int | None) -> UnitTask:
+    """The task without the clip on which two processes died.
+
+    Raises:
+        PipeError: they died while writing, or on so many clips that the machine is to blame and not the files.
+    """
+    if done >= len(task.clips) or len(task.deadly) >= MOST_DEADLY:
+        where = "writing features" if done >= len(task.clips) else f"more than {MOST_DEADLY} clips of one unit"
+        raise PipeError(
+            f"processes died (exit code {exit_code}) on {where}; is there enough memory and disk? Finished units are "
+            "kept; run the same command again to go on, with fewer --workers if memory is short"
+        )
+    detail = f"two processes that decoded it died, the last one with exit code {exit_code} (negative: a signal)"
+    return replace(task, deadly={**task.deadly, task.clips[done].clip_id: detail})
+
+
+def _dead(clip: Clip, task: UnitTask) -> Features:
+    """Failed records for a clip that is not touched again."""
+    record = ClipRecord(clip.clip_id, Status.FAILED, "crash", task.deadly[clip.clip_id], fingerprint(clip))
+    return dict.fromkeys(task.units, (None, record))
+
+
 def extract_unit(task: UnitTask, advance: Advance) -> dict[str, float]:
     """Extract and write the units of one task; returns seconds per stage."""
     torch.set_num_threads(1)
     clock = Clock()
     rows: list[Features] = []
     for clip in task.clips:
-        rows.append(extract_clip(clip, tuple(task.units), task.settings, clock))
+        if clip.clip_id in task.deadly:
+            rows.append(_dead(clip, task))
+        else:
+            rows.append(extract_clip(clip, tuple(task.units), task.settings, clock))
         advance(1)
     with clock.stage("write"):
         for modality, unit in task.units.items():

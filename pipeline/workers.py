@@ -28,25 +28,34 @@ class WorkerFailed(PipeError):
 
 
 def run_tasks(
-    function: Callable[[Task, Advance], Result], tasks: Sequence[Task], workers: int, advance: Advance
+    function: Callable[[Task, Advance], Result],
+    tasks: Sequence[Task],
+    workers: int,
+    advance: Advance,
+    after_death: Callable[[Task, int, int | None], Task] | None = None,
 ) -> Iterator[tuple[int, Result]]:
     """Yield ``(position, result)`` of every task, as they finish.
 
     Args:
         function: importable by name; called with a task and a callback for progress.
         tasks: picklable values, started in this order.
-        workers: number of processes; 1 runs everything in this process.
+        workers: number of processes; 1 runs everything in this process, unless ``after_death`` is given.
         advance: called in this process with the amounts that ``function`` reports.
+        after_death: called when workers died twice on a task, with the task, the progress that the last one had
+            reported and its exit code; returns the task to go on with, which must avoid what kills. Without it two
+            deaths are an error.
 
     Raises:
         PipeError: what a task raised, unchanged.
         WorkerFailed: a worker died twice on one task or raised something unexpected.
     """
-    if workers <= 1 or len(tasks) <= 1:
+    if not tasks:
+        return
+    if after_death is None and (workers <= 1 or len(tasks) <= 1):
         for position, task in enumerate(tasks):
             yield position, function(task, advance)
         return
-    pool = _Pool(function, tasks, min(workers, len(tasks)), advance)
+    pool = _Pool(function, list(tasks), min(max(workers, 1), len(tasks)), advance, after_death)
     try:
         yield from pool.run()
     finally:
@@ -57,9 +66,14 @@ class _Pool(Generic[Task, Result]):
     """Spawned processes, one pipe each. A worker whose parent is gone sees its pipe close and ends."""
 
     def __init__(
-        self, function: Callable[[Task, Advance], Result], tasks: Sequence[Task], workers: int, advance: Advance
+        self,
+        function: Callable[[Task, Advance], Result],
+        tasks: list[Task],
+        workers: int,
+        advance: Advance,
+        after_death: Callable[[Task, int, int | None], Task] | None,
     ) -> None:
-        self.function, self.tasks, self.advance = function, tasks, advance
+        self.function, self.tasks, self.advance, self.after_death = function, tasks, advance, after_death
         self.queue = deque(range(len(tasks)))
         self.retried: set[int] = set()
         self.reported: dict[int, int] = {}
@@ -111,15 +125,19 @@ class _Pool(Generic[Task, Result]):
         yield position, value
 
     def _retry(self, process: BaseProcess, position: int) -> None:
-        """Give a dead worker's task to a new worker, once; its progress is taken back."""
+        """Give a dead worker's task to a new one, as it is or without what killed two; its progress is taken back."""
         process.join()
-        if position in self.retried:
+        if position not in self.retried:
+            self.retried.add(position)
+        elif self.after_death is not None:
+            self.tasks[position] = self.after_death(self.tasks[position], self.reported[position], process.exitcode)
+            self.retried.discard(position)
+        else:
             raise WorkerFailed(
                 f"a worker process died twice (exit code {process.exitcode}) on task {position}: "
                 f"{self.tasks[position]!r:.300}. Finished work is kept; run the same command again to go on, with "
                 "--workers 1 to see the cause"
             )
-        self.retried.add(position)
         self.advance(-self.reported[position])
         self.queue.appendleft(position)
         self.idle.append(self._start())

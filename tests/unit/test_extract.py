@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from cache.layout import Status
 from pipeline import encode
 from pipeline import extract as module
 from pipeline.encode import Clock, ExtractSettings, extract_clip, fingerprint, resolve_device
-from pipeline.errors import UsageError
+from pipeline.errors import PipeError, UsageError
 from pipeline.extract import extract
 from pipeline.types import Clip, Manifest, ViewSpec
 from tests import media_corpus
@@ -120,3 +121,20 @@ def test_media_that_went_missing_costs_no_finished_feature(folder: Path, tmp_pat
     encode._path_fingerprint.cache_clear()
     assert run(media, tmp_path / "cache", settings).new_clips == 0
     assert group.digest() == before
+
+
+def test_a_clip_that_brings_decoders_down_costs_itself_alone(folder: Path, tmp_path: Path) -> None:
+    settings = ExtractSettings(modalities=("audio",))
+    clips = manifest(folder).clips
+    group = module.open_groups(manifest(folder), settings, tmp_path)["audio"]
+    task = module.UnitTask(tmp_path, "small", clips, {"audio": 0}, settings)
+    module.extract_unit(module._without_deadly_clip(task, 1, -11), lambda done: None)
+    records = group.records()
+    assert [records[c.clip_id].status for c in clips] == [Status.PRESENT, Status.FAILED, Status.PRESENT]
+    assert records["c1"].code == "crash"
+    assert "exit code -11" in records["c1"].detail
+    with pytest.raises(PipeError, match="writing features"):
+        module._without_deadly_clip(task, len(clips), -9)
+    with pytest.raises(PipeError, match="more than 3 clips"):
+        module._without_deadly_clip(replace(task, deadly=dict.fromkeys("xyz", "died")), 0, -9)
+    assert run(folder, tmp_path, settings).new_clips == 0

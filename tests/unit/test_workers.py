@@ -123,3 +123,25 @@ def return_what_cannot_travel(task: int, advance: Advance) -> object:
 def test_a_result_that_cannot_be_sent_is_an_error_like_any_other() -> None:
     with pytest.raises(WorkerFailed, match="unexpected error in a worker"):
         list(run_tasks(return_what_cannot_travel, [1, 2], 2, ignore))
+
+
+def die_on_seven(task: tuple[int, ...], advance: Advance) -> int:
+    for number in task:
+        if number == 7:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        advance(1)
+    return sum(task)
+
+
+def without_what_kills(task: tuple[int, ...], done: int, exit_code: int | None) -> tuple[int, ...]:
+    assert exit_code == -signal.SIGSEGV
+    return (*task[:done], 0, *task[done + 1 :])
+
+
+def test_what_kills_workers_twice_can_be_left_out() -> None:
+    """Also with one worker: then it is a process of its own, so that the caller survives."""
+    progress: list[int] = []
+    tasks = [(1, 2), (3, 7, 5, 7)]
+    results = dict(run_tasks(die_on_seven, tasks, 1, progress.append, without_what_kills))
+    assert results == {0: 3, 1: 8}
+    assert sum(progress) == 6
