@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 
+from pipeline.cli import app
 from pipeline.errors import UsageError
 from pipeline.sweep import SweepSettings, read_sweep
 from tests.conftest import ROOT
@@ -64,3 +66,22 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         read_sweep(tmp_path / "none.toml")
+
+
+def test_the_defaults_that_the_help_names_are_the_settings() -> None:
+    command = typer.main.get_command(app).commands["train-heads"]  # type: ignore[attr-defined]
+    named = {p.name: p.show_default for p in command.params if isinstance(p.show_default, str)}
+    settings = SweepSettings()
+    assert named == {
+        "labels": settings.labels,
+        "seeds": str(len(settings.seeds)),
+        "method": ",".join(settings.methods),
+        "target": "all" if settings.targets == () else ",".join(settings.targets),
+        "steps": str(settings.steps),
+        "batch": str(settings.batch_labeled),
+        "eval_every": str(settings.eval_every),
+        "selection": settings.selection,
+        "target_part": settings.target_part,
+    }
+    assert settings.seeds == tuple(range(len(settings.seeds)))
+    assert settings.batch_labeled == settings.batch_unlabeled
