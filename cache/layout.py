@@ -108,13 +108,17 @@ class ClipRecord:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a small text file so that it is either there whole or not at all, also after a power cut."""
+    """Write a text file so that it is either there whole or as before, also after a power cut; no half stays behind."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def flush_to_disk(path: Path) -> None:

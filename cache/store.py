@@ -244,12 +244,12 @@ class FeatureGroup:
 
     def records(self) -> dict[str, ClipRecord]:
         """Record of every clip of a finished unit, by clip id."""
-        found: dict[str, ClipRecord] = {}
-        for unit in range(self.num_units):
-            commit = self.commit_of(unit)
-            for plain in commit["clips"] if commit else ():
-                found[plain["clip_id"]] = ClipRecord.from_json(plain)
-        return found
+        return _records(self._commits())
+
+    def _commits(self) -> list[dict[str, Any]]:
+        """Commits of all finished units, in order."""
+        found = (self.commit_of(unit) for unit in range(self.num_units))
+        return [commit for commit in found if commit is not None]
 
     def load(self) -> FeatureTable:
         """Read the whole group into memory.
@@ -264,21 +264,30 @@ class FeatureGroup:
             features = np.asarray(self._array("features")[:])[rows]
         except (ValueError, OSError) as error:
             raise CacheError(f"{self.path} has a damaged chunk ({error}); {advice}") from error
-        found = self.records()
+        commits = self._commits()
+        found = _records(commits)
         records = tuple(found.get(c, ClipRecord(c, Status.TODO)) for c in clip_ids)
         present = np.array([r.status is Status.PRESENT for r in records], dtype=bool)
         missing = ~np.isfinite(features[present]).all(axis=(1, 2))
         if missing.any():
             first = clip_ids[int(np.flatnonzero(present)[int(np.flatnonzero(missing)[0])])]
             raise CacheError(f"{self.path}: a chunk of features is missing (clip {first!r}); {advice}")
-        return FeatureTable(self.identity, self.digest(), clip_ids, features, records)
+        return FeatureTable(self.identity, _digest(self.identity, commits), clip_ids, features, records)
 
     def digest(self) -> str:
         """sha256 over the identity and every committed unit: equal digests mean equal features and states."""
-        state = hashlib.sha256(self.identity.digest.encode())
-        for unit in range(self.num_units):
-            commit = self.commit_of(unit)
-            if commit is not None:
-                rows = [[c["clip_id"], c["status"], c["code"]] for c in commit["clips"]]
-                state.update(json.dumps([commit["sha256"], rows]).encode())
-        return state.hexdigest()
+        return _digest(self.identity, self._commits())
+
+
+def _records(commits: Sequence[Mapping[str, Any]]) -> dict[str, ClipRecord]:
+    """Record of every committed clip, by clip id."""
+    return {plain["clip_id"]: ClipRecord.from_json(plain) for commit in commits for plain in commit["clips"]}
+
+
+def _digest(identity: Identity, commits: Sequence[Mapping[str, Any]]) -> str:
+    """sha256 over an identity and commits in order: features and states, not times or decoding facts."""
+    state = hashlib.sha256(identity.digest.encode())
+    for commit in commits:
+        rows = [[c["clip_id"], c["status"], c["code"]] for c in commit["clips"]]
+        state.update(json.dumps([commit["sha256"], rows]).encode())
+    return state.hexdigest()

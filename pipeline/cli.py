@@ -17,8 +17,6 @@ from pipeline.process import configure_process, default_workers
 if TYPE_CHECKING:
     from pipeline.encode import ExtractSettings
     from pipeline.study import DatasetOptions, Workspace
-    from pipeline.sweep import SweepSettings
-    from pipeline.types import Manifest
 
 
 class _Commands(TyperGroup):
@@ -100,17 +98,19 @@ def demo(
     _load()
     from pipeline.datasets.demo import DemoSpec
     from pipeline.encode import ExtractSettings
-    from pipeline.show import show_dataset, show_extraction, show_notes, show_paths, show_probe
+    from pipeline.show import show_dataset, show_extraction, show_notes, show_paths, show_probe, show_runs
     from pipeline.study import (
         DatasetOptions,
         Workspace,
         build_report,
         extract_features,
+        load_features,
         notes,
         open_dataset,
         probe_features,
         stored_results,
     )
+    from pipeline.study import train_heads as train
     from pipeline.sweep import SweepSettings
 
     space = Workspace(work, workers or default_workers())
@@ -122,9 +122,11 @@ def demo(
     show_dataset(manifest)
     show_extraction(extract_features(manifest, settings, space))
     show_notes(notes(manifest.dataset, settings))
-    show_probe(probe_features(manifest, settings, space))
-    _train(manifest, settings, sweep, space)
-    show_paths(build_report(manifest, settings, stored_results(manifest.dataset, space), space))
+    tables = load_features(manifest, settings, space)
+    probes = probe_features(manifest, tables, space)
+    show_probe(probes)
+    show_runs(*train(manifest, tables, settings, sweep, space))
+    show_paths(build_report(manifest, settings, probes, stored_results(manifest.dataset, space), space))
 
 
 @app.command()
@@ -197,7 +199,9 @@ def train_heads(
     _load()
     import dataclasses
 
-    from pipeline.study import open_dataset
+    from pipeline.show import show_runs
+    from pipeline.study import load_features, open_dataset
+    from pipeline.study import train_heads as train
     from pipeline.sweep import SweepSettings, read_sweep
 
     options, space = _dataset(dataset, root, name, outside), _workspace(work, workers)
@@ -217,7 +221,8 @@ def train_heads(
     }
     sweep = dataclasses.replace(sweep, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]
     settings = _features(modalities, weak, strong, view_seed, flow, device)
-    _train(open_dataset(options, space), settings, sweep, space)
+    manifest = open_dataset(options, space)
+    show_runs(*train(manifest, load_features(manifest, settings, space), settings, sweep, space))
 
 
 @app.command()
@@ -236,11 +241,12 @@ def probe(
     """Linear probe on all labels, inside every domain: are the cached features informative?"""
     _load()
     from pipeline.show import show_probe
-    from pipeline.study import open_dataset, probe_features
+    from pipeline.study import load_features, open_dataset, probe_features
 
     options, space = _dataset(dataset, root, name, outside), _workspace(work, 0)
     settings = _features(modalities, weak, strong, view_seed, flow, "cpu")
-    show_probe(probe_features(open_dataset(options, space), settings, space))
+    manifest = open_dataset(options, space)
+    show_probe(probe_features(manifest, load_features(manifest, settings, space), space))
 
 
 @app.command()
@@ -259,22 +265,16 @@ def report(
     """Write tables and one self-contained HTML page from all finished runs of a data set."""
     _load()
     from pipeline.show import show_paths, show_table
-    from pipeline.study import build_report, open_dataset, stored_results
+    from pipeline.study import build_report, load_features, open_dataset, probe_features, stored_results
 
     options, space = _dataset(dataset, root, name, outside), _workspace(work, 0)
     manifest = open_dataset(options, space)
     results = stored_results(manifest.dataset, space)
-    paths = build_report(manifest, _features(modalities, weak, strong, view_seed, flow, "cpu"), results, space)
+    settings = _features(modalities, weak, strong, view_seed, flow, "cpu")
+    probes = probe_features(manifest, load_features(manifest, settings, space), space)
+    paths = build_report(manifest, settings, probes, results, space)
     show_table(results)
     show_paths(paths)
-
-
-def _train(manifest: Manifest, settings: ExtractSettings, sweep: SweepSettings, space: Workspace) -> None:
-    """Train what is missing and print the table of what was asked for."""
-    from pipeline.show import show_runs
-    from pipeline.study import train_heads as train
-
-    show_runs(*train(manifest, settings, sweep, space))
 
 
 def _dataset(dataset: str, root: Path | None, name: str | None, outside: bool) -> DatasetOptions:

@@ -23,9 +23,9 @@ class Bar:
         self.done = 0
         self.total: int | None = None
         self.started = self.printed = time.monotonic()
-        self._bar: Progress | None = None
+        self.display: Progress | None = None
         if err.is_terminal:
-            self._bar = Progress(
+            self.display = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
@@ -35,14 +35,14 @@ class Bar:
                 console=err,
                 transient=True,
             )
-            self._task = self._bar.add_task(name, total=None)
+            self._task = self.display.add_task(name, total=None)
 
     def start(self, total: int) -> None:
         """Say how much there is to do."""
         self.total = total
         self.started = time.monotonic()
-        if self._bar is not None:
-            self._bar.update(self._task, total=total, completed=self.done)
+        if self.display is not None:
+            self.display.update(self._task, total=total, completed=self.done)
 
     def update(self, done: int, total: int) -> None:
         """Set both, for callers that count themselves."""
@@ -53,8 +53,8 @@ class Bar:
     def advance(self, amount: int = 1) -> None:
         """Count finished pieces; negative when a piece has to be done again."""
         self.done += amount
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.done)
+        if self.display is not None:
+            self.display.update(self._task, completed=self.done)
         elif self.total and time.monotonic() - self.printed > LINE_SECONDS:
             self.printed = time.monotonic()
             left = (self.printed - self.started) / max(self.done, 1) * (self.total - self.done)
@@ -65,10 +65,10 @@ class Bar:
 def progress(name: str) -> Iterator[Bar]:
     """Show a bar while the block runs."""
     bar = Bar(name)
-    if bar._bar is None:
+    if bar.display is None:
         yield bar
     else:
-        with bar._bar:
+        with bar.display:
             yield bar
 
 

@@ -41,13 +41,15 @@ def linear_probe(manifest: Manifest, tables: Mapping[str, FeatureTable], store: 
         here = np.array([clip.domain == domain for clip in manifest.clips])
         train = here & np.array([clip.split == "train" for clip in manifest.clips])
         test = here & np.array([clip.split == "test" for clip in manifest.clips])
-        parts = {m: (values[:, clean[m]].astype(np.float64), present) for m, (values, present) in selected.items()}
-        some = np.any([present for _, present in parts.values()], axis=0)
+        parts = {
+            m: (_scaled(values[:, clean[m]].astype(np.float64), present & train) * present[:, None], present)
+            for m, (values, present) in selected.items()
+        }
         if len(parts) > 1:
-            scaled = [_scaled(x, present & train) * present[:, None] for x, present in parts.values()]
-            parts["all"] = (np.concatenate(scaled, axis=1), some)
+            some = np.any([present for _, present in parts.values()], axis=0)
+            parts["all"] = (np.concatenate([x for x, _ in parts.values()], axis=1), some)
         for modality, (x, present) in parts.items():
-            probe = _fit(modality, domain, _scaled(x, present & train), labels, present & train, present & test)
+            probe = _fit(modality, domain, x, labels, present & train, present & test)
             if probe is not None:
                 rows.append(probe)
     store.mkdir(parents=True, exist_ok=True)

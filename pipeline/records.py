@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from cache.layout import write_atomically
 from pipeline.errors import UsageError
 from pipeline.types import RunResult, RunSpec
 
@@ -28,13 +28,8 @@ class ResultStore:
     def write(self, result: RunResult) -> None:
         """Write a finished run."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.path(result.spec.run_id)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(result.to_json(), file, allow_nan=False, sort_keys=True, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        text = json.dumps(result.to_json(), allow_nan=False, sort_keys=True, indent=1)
+        write_atomically(self.path(result.spec.run_id), text)
 
     def read(self, spec: RunSpec) -> RunResult:
         """Read a finished run."""

@@ -100,7 +100,7 @@ def show_runs(results: Sequence[RunResult], new: int) -> None:
     diverged = [r.spec.run_id for r in results if r.status == "diverged"]
     if diverged:
         out.print(f"Diverged (not in the table): {', '.join(diverged)}; a smaller learning rate may help")
-    for note in dict.fromkeys(note for r in results for note in r.notes[:-1]):
+    for note in dict.fromkeys(note for r in results for note in r.notes):
         out.print(escape(f"Note: {note}"))
     show_table(results)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache.layout import Status
-from cache.store import FeatureGroup
+from cache.store import FeatureGroup, FeatureTable
 from pipeline.console import progress, status
 from pipeline.datasets import NOTES, DatasetRequest, load_dataset
 from pipeline.datasets.demo import DemoSpec
@@ -76,11 +76,20 @@ def extract_features(manifest: Manifest, settings: ExtractSettings, work: Worksp
         return extract(manifest, settings, work.cache, workers, bar.start, bar.advance)
 
 
+def load_features(manifest: Manifest, settings: ExtractSettings, work: Workspace) -> dict[str, FeatureTable]:
+    """Read the cached features of every modality."""
+    with status("reading features"):
+        return load_tables(manifest, settings, work.cache)
+
+
 def train_heads(
-    manifest: Manifest, features: ExtractSettings, sweep: SweepSettings, work: Workspace
+    manifest: Manifest,
+    tables: Mapping[str, FeatureTable],
+    features: ExtractSettings,
+    sweep: SweepSettings,
+    work: Workspace,
 ) -> tuple[list[RunResult], int]:
     """Train what is missing, with a progress bar; returns all results and the number of runs that were missing."""
-    tables = load_tables(manifest, features, work.cache)
     specs = plan_runs(manifest, tables, sweep)
     workers = work.workers if features.device == "cpu" else 1
     new = 0
@@ -105,10 +114,10 @@ def train_heads(
     return results, new
 
 
-def probe_features(manifest: Manifest, settings: ExtractSettings, work: Workspace) -> list[Probe]:
+def probe_features(manifest: Manifest, tables: Mapping[str, FeatureTable], work: Workspace) -> list[Probe]:
     """Linear probe per domain and modality; earlier ones are read back."""
     with status("linear probe"):
-        return linear_probe(manifest, load_tables(manifest, settings, work.cache), work.folder / "probe")
+        return linear_probe(manifest, tables, work.folder / "probe")
 
 
 def stored_results(dataset: str, work: Workspace) -> list[RunResult]:
@@ -117,14 +126,17 @@ def stored_results(dataset: str, work: Workspace) -> list[RunResult]:
 
 
 def build_report(
-    manifest: Manifest, settings: ExtractSettings, results: Sequence[RunResult], work: Workspace
+    manifest: Manifest,
+    settings: ExtractSettings,
+    probe: Sequence[Probe],
+    results: Sequence[RunResult],
+    work: Workspace,
 ) -> dict[str, Path]:
     """Write the page, Markdown, CSV and LaTeX of a data set's results; returns their paths."""
     with status("report"):
-        tables = load_tables(manifest, settings, work.cache)
         inputs = ReportInputs(
             results=results,
-            probe=linear_probe(manifest, tables, work.folder / "probe"),
+            probe=probe,
             sample_pictures=sample_pictures(manifest),
             extraction=extraction_summary(manifest, settings, work),
             title=f"pipe: {manifest.dataset}",
@@ -162,26 +174,30 @@ def extraction_summary(manifest: Manifest, settings: ExtractSettings, work: Work
 
 def sample_pictures(manifest: Manifest) -> list[tuple[str, list[tuple[str, bytes]]]]:
     """The middle frame of one clip per domain and class, as PNG."""
+    pictures = []
+    for domain in manifest.domains:
+        found = ((label, _first_picture(manifest, domain, label)) for label in manifest.classes)
+        row = [(label, picture) for label, picture in found if picture is not None]
+        if row:
+            pictures.append((domain, row))
+    return pictures
+
+
+def _first_picture(manifest: Manifest, domain: str, label: str) -> bytes | None:
+    """Middle frame, at most 160 pixels, of the first clip of a class that can be read, as PNG."""
     import cv2
 
     from pipeline.decode import open_frames
 
-    pictures = []
-    for domain in manifest.domains:
-        row: list[tuple[str, bytes]] = []
-        for label in manifest.classes:
-            for clip in manifest.clips:
-                if clip.domain != domain or clip.label != label or "video" not in clip.media:
-                    continue
-                try:
-                    with open_frames(clip.media["video"], clip.start_seconds, clip.end_seconds, clip.rate_hz) as reader:
-                        frame = reader.read([reader.num_frames // 2])[0]
-                except MediaError:
-                    continue  # the next clip of the class serves as well
-                scale = min(1.0, 160 / max(frame.shape[:2]))
-                small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-                row.append((label, cv2.imencode(".png", small[..., ::-1])[1].tobytes()))
-                break
-        if row:
-            pictures.append((domain, row))
-    return pictures
+    for clip in manifest.clips:
+        if clip.domain != domain or clip.label != label or "video" not in clip.media:
+            continue
+        try:
+            with open_frames(clip.media["video"], clip.start_seconds, clip.end_seconds, clip.rate_hz) as reader:
+                frame = reader.read([reader.num_frames // 2])[0]
+        except MediaError:
+            continue  # the next clip of the class serves as well
+        scale = min(1.0, 160 / max(frame.shape[:2]))
+        small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        return bytes(cv2.imencode(".png", small[..., ::-1])[1].tobytes())
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -186,7 +187,7 @@ def count_parameters(spec: RunSpec, dims: Sequence[tuple[str, int]]) -> int:
     with torch.device("meta"):
         method = METHODS[spec.method].build(head_shape(spec, dims), names, [])
     # With no runs every tensor has a leading axis of length zero; count the rest of its shape.
-    return sum(int(torch.tensor(p.shape[1:]).prod()) for p in method.parameters())
+    return sum(math.prod(p.shape[1:]) for p in method.parameters())
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,6 @@ class StackTask:
     settings: ExtractSettings
     cache: Path
     results: Path
-    device: str
 
     @property
     def checkpoint(self) -> Path:
@@ -213,7 +213,7 @@ def run_stack(task: StackTask, advance: Advance) -> int:
     for modality, table in tables.items():
         if table.digest != task.specs[0].features[modality]["digest"]:
             raise CacheError(f"the {modality} features changed while runs were waiting; run the same command again")
-    bank = FeatureBank.from_tables(task.manifest, tables, torch.device(task.device))
+    bank = FeatureBank.from_tables(task.manifest, tables, torch.device(task.settings.device))
     results = StackTrainer(task.specs, task.manifest, bank).train(advance, task.checkpoint)
     store = ResultStore(task.results)
     for result in results:
@@ -255,7 +255,7 @@ def run_missing(
             budget = int(torch.cuda.mem_get_info(settings.device)[0] * 0.6)
         stacks = stack_runs(missing, dims, workers, budget)
         on_start(len(missing), len(stacks), sum(stack[0].steps for stack in stacks))
-        tasks = [StackTask(tuple(s), manifest, settings, cache, results, settings.device) for s in stacks]
+        tasks = [StackTask(tuple(s), manifest, settings, cache, results) for s in stacks]
         for _ in run_tasks(run_stack, tasks, workers, advance):
             pass
     return [store.read(spec) for spec in specs]

@@ -28,7 +28,7 @@ from pipeline.errors import UsageError, choose
 from pipeline.evaluate import accuracy, class_mean_accuracy, pseudo_label_quality
 from pipeline.select import selected
 from pipeline.splits import make_split
-from pipeline.types import Manifest, RunResult, RunSpec, Split, parse_budget
+from pipeline.types import Manifest, RunResult, RunSpec, parse_budget
 from pipeline.workers import Advance
 
 Curves = dict[str, list[list[float | None]]]  # name -> evaluations -> runs
@@ -297,15 +297,9 @@ class StackTrainer:
             environment=environment(self.device, len(self.specs)),
             seconds=seconds,
             status="diverged" if diverged else "finished",
-            notes=(*split.notes, _sizes(split)),
+            notes=split.notes,
+            sizes={part: len(getattr(split, part)) for part in ("labeled", "unlabeled", "val", "test")},
         )
-
-
-def _sizes(split: Split) -> str:
-    return (
-        f"{len(split.labeled)} labeled, {len(split.unlabeled)} unlabeled, "
-        f"{len(split.val)} validation, {len(split.test)} test clips"
-    )
 
 
 def environment(device: torch.device, stack: int) -> dict[str, Any]:

@@ -286,7 +286,8 @@ class RunResult:
     environment: Mapping[str, str | int | float]
     seconds: float  # training time of the run's stack divided by the number of its runs
     status: Literal["finished", "diverged"] = "finished"
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()  # what a reader must know about the split
+    sizes: Mapping[str, int] = field(default_factory=dict)  # clips per part of the split
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as written to disk."""

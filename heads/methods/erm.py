@@ -22,7 +22,7 @@ class LabeledOnly(Method):
 
 
 RECIPE = Recipe(
-    title="labeled only",
+    title="Labeled only (ERM)",
     source="empirical risk minimisation",
     variant="cross-entropy of the fused and all unimodal heads on the labeled clips of all sources together",
     build=LabeledOnly,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decode.container import Facts
+from pipeline.decode.container import Closing, Facts
 from pipeline.decode.frames import FrameFolder
 from pipeline.decode.video import VideoReader
 from pipeline.errors import MediaFailed
@@ -19,7 +17,7 @@ from pipeline.errors import MediaFailed
 _PAIRS = (("u", "v"), ("flow_x", "flow_y"))  # horizontal, vertical
 
 
-class FlowReader:
+class FlowReader(Closing):
     """A clip's stretch of optical flow; ``open_flow`` makes it.
 
     Args:
@@ -43,14 +41,6 @@ class FlowReader:
                 raise MediaFailed(
                     "frame_gap", f"{path.name}: {name} is {u} in the horizontal flow and {v} in the vertical"
                 )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the files."""

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.decode.container import Facts, explain
+from pipeline.decode.container import Closing, Facts, explain
 from pipeline.errors import MediaFailed
 
 cv2.setNumThreads(1)  # workers are many; each decodes on one thread
@@ -46,7 +46,7 @@ class FrameReader(Protocol):
     ) -> None: ...
 
 
-class FrameFolder:
+class FrameFolder(Closing):
     """The pictures of a folder with start <= time < end, sorted by the number in their names.
 
     Picture k has the time (number of k - smallest number in the folder) / rate.
@@ -104,14 +104,6 @@ class FrameFolder:
             self.facts["seconds"] = self.num_frames / rate_hz
             at_end = self.numbers[-1] == max(names)
             self.facts["missing_seconds"] = max(0.0, end_seconds - behind) if end_seconds and at_end else 0.0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Do nothing: no file stays open."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from av.container import InputContainer
@@ -15,7 +13,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from pipeline.decode.container import DECODER, PYAV_ERRORS, Facts, media_errors, open_container, video_stream
+from pipeline.decode.container import DECODER, PYAV_ERRORS, Closing, Facts, media_errors, open_container, video_stream
 from pipeline.decode.scan import VideoScan, scan_video
 from pipeline.errors import MediaFailed
 
@@ -24,7 +22,7 @@ _EPSILON_SECONDS = 1e-6  # a stretch that starts at a frame's time, rounded, inc
 Sink = Callable[[int, VideoFrame], None]
 
 
-class VideoReader:
+class VideoReader(Closing):
     """The frames of a video file with start <= time < end.
 
     Times are presentation times in seconds since the file's first frame. Pixels have the file's own size and are
@@ -71,14 +69,6 @@ class VideoReader:
         self._coded_size = (probe.height, probe.width)
         self._size = self._coded_size[::-1] if self._turns % 2 else self._coded_size
         self.facts = self._facts(probe, end_seconds)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file; reading again opens it again."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from cache.layout import write_atomically
 from pipeline.errors import UsageError
 from pipeline.report.inputs import ReportInputs
 from pipeline.report.results import result_table
@@ -83,25 +82,11 @@ def write_report(folder: Path, inputs: ReportInputs) -> dict[str, Path]:
         "tables.tex": "% needs \\usepackage{booktabs}\n\n" + "\n".join(tables),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    return {name: _write(folder / name, text) for name, text in texts.items()}
+    for name, text in texts.items():
+        write_atomically(folder / name, text)
+    return {name: folder / name for name in texts}
 
 
 def _require(results: Sequence[RunResult]) -> None:
     if not results:
         raise UsageError("there are no results to report; run `pipe train-heads` first")
-
-
-def _write(path: Path, text: str) -> Path:
-    """Replace a file in one step, so that a reader sees the old text or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    return path

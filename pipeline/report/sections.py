@@ -129,8 +129,9 @@ def _table_rows(table: ResultTable) -> list[TableRow]:
 
 
 def _remarks(runs: Sequence[RunResult]) -> list[str]:
-    """Distinct notes of the runs, with the number of runs that made them."""
-    counts = Counter(note for run in runs for note in run.notes)
+    """Distinct sizes and notes of the runs' splits, with the number of runs that have them."""
+    sizes = (", ".join(f"{size} {part}" for part, size in run.sizes.items()) + " clips" for run in runs if run.sizes)
+    counts = Counter([*sizes, *(note for run in runs for note in run.notes)])
     return [f"{note} ({_counted(number, 'run')})" for note, number in sorted(counts.items())]
 
 

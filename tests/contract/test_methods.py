@@ -15,6 +15,8 @@ from heads.methods import METHODS
 from heads.network import FUSED, HeadShape, Labeled, Unlabeled
 from heads.optimiser import StackedAdamW
 from heads.randomness import RunStreams
+from pipeline.report.settings import METHOD_NAMES, SELECTION_RULES
+from pipeline.select import SELECTION
 
 CPU = torch.device("cpu")
 DIMS = {"video": 12, "flow": 10, "audio": 8}
@@ -284,3 +286,8 @@ def test_a_run_that_accepts_nothing_has_the_gradients_of_labeled_only(name: str,
         assert torch.equal(gradient[0], expected), parameter
         if parameter.startswith("network.fused_"):
             assert not torch.equal(gradient[1], plain[parameter][1]), parameter
+
+
+def test_every_method_and_selection_rule_has_its_name_in_the_report() -> None:
+    assert {name: recipe.title for name, recipe in METHODS.items()} == METHOD_NAMES
+    assert set(SELECTION) == set(SELECTION_RULES)
