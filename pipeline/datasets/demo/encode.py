@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pipeline.errors import PipeError
 
 VIDEO_ENCODERS: dict[str, dict[str, str]] = {
-    # x264's macroblock tree reads memory it never wrote unless the width is a multiple of 128 pixels: with it, the
-    # bytes of a file depend on what ran before in the process.
+    # With x264's macroblock tree the bytes of a file were seen to depend on what ran before in the process, at widths
+    # that are no multiple of 128 pixels.
     "libx264": {"crf": "23", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"},
     "libopenh264": {"threads": "1"},
 }

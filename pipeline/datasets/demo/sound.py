@@ -154,13 +154,13 @@ def _record(dry: Floats, style: Style, rng: np.random.Generator, rate_hz: int, m
     response[0] = 1.0
     wave = _convolve(dry, response)
     frequency = _frequencies(len(wave), rate_hz)
-    if style.drive:  # bright and thin
+    if style.recorder == "thin":
         gain = frequency / (frequency + 250) * (1 + frequency / (frequency + 1500))
-    elif style.shadow:  # indoors: a few resonances of the furniture
+    elif style.recorder == "indoors":
         gain = np.ones(len(frequency))
         for peak in np.exp(rng.uniform(np.log(300), np.log(4000), 3)):
             gain += 1.5 / (1 + ((frequency - peak) / (0.08 * peak)) ** 2)
-    else:  # far and dull
+    else:
         gain = 1 / (1 + (frequency / rng.uniform(1800, 3000)) ** 2)
     if muffled:
         gain = gain / (1 + (frequency / rng.uniform(350, 700)) ** 4)

@@ -73,6 +73,9 @@ SOUND_ENDS: dict[SoundAxis, dict[str, Range]] = {
 }
 
 
+Recorder = Literal["indoors", "dull", "thin"]  # resonances of furniture; far away; bright and without bass
+
+
 @dataclass(frozen=True)
 class Style:
     """How a domain looks, moves and sounds."""
@@ -95,6 +98,7 @@ class Style:
     shadow: bool
     pitch: float  # factor on every frequency of the action's sound
     drive: float  # saturation of the action's sound; 0 leaves it as it is
+    recorder: Recorder
     room_seconds: Range  # time until the reverberation has fallen by 60 dB
     room_gain: float  # energy of the reverberation relative to the direct sound
     snr_db: Range  # action over background
@@ -120,6 +124,7 @@ STYLES: dict[str, Style] = {
         shadow=True,
         pitch=1.0,
         drive=0.0,
+        recorder="indoors",
         room_seconds=(0.35, 0.7),
         room_gain=0.35,
         snr_db=(5.0, 16.0),
@@ -143,6 +148,7 @@ STYLES: dict[str, Style] = {
         shadow=False,
         pitch=0.75,
         drive=0.0,
+        recorder="dull",
         room_seconds=(0.10, 0.25),
         room_gain=0.10,
         snr_db=(1.0, 11.0),
@@ -166,6 +172,7 @@ STYLES: dict[str, Style] = {
         shadow=False,
         pitch=1.45,
         drive=2.5,
+        recorder="thin",
         room_seconds=(0.03, 0.08),
         room_gain=0.03,
         snr_db=(7.0, 18.0),
