@@ -12,24 +12,33 @@ from torch import Tensor, nn
 from heads.layers import StackedLayerNorm, StackedLinear
 
 
-class Identity(nn.Module):
-    """The embedding is the frozen feature."""
+class Adapter(nn.Module):
+    """Contract of an adapter.
 
-    def __init__(self, runs: int, dim: int) -> None:
+    Args:
+        runs: number of runs.
+        dim: feature size.
+        width: embedding size of the adapters that change it.
+    """
+
+    def __init__(self, runs: int, dim: int, width: int) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim = dim  # of the embedding
+
+
+class Identity(Adapter):
+    """The embedding is the frozen feature."""
 
     def forward(self, z: Tensor) -> Tensor:
         """Return ``(runs, batch, dim)`` unchanged."""
         return z
 
 
-class Scale(nn.Module):
+class Scale(Adapter):
     """Multiply by a trainable vector that starts at one."""
 
-    def __init__(self, runs: int, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
+    def __init__(self, runs: int, dim: int, width: int) -> None:
+        super().__init__(runs, dim, width)
         self.scale = nn.Parameter(torch.ones(runs, 1, dim))
 
     def forward(self, z: Tensor) -> Tensor:
@@ -37,12 +46,11 @@ class Scale(nn.Module):
         return z * self.scale
 
 
-class Residual(nn.Module):
+class Residual(Adapter):
     """``z + W2 relu(W1 LN(z))`` with ``W2`` zero at the start, so training starts from the frozen feature."""
 
-    def __init__(self, runs: int, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
+    def __init__(self, runs: int, dim: int, width: int) -> None:
+        super().__init__(runs, dim, width)
         hidden = min(256, dim)
         self.norm = StackedLayerNorm(runs, dim)
         self.reduce = StackedLinear(runs, dim, hidden)
@@ -53,8 +61,23 @@ class Residual(nn.Module):
         return torch.baddbmm(z, self.reduce(self.norm(z)).relu(), self.expand_weight)
 
 
-ADAPTERS: dict[str, type[Identity] | type[Scale] | type[Residual]] = {
+class Project(Adapter):
+    """``relu(LN(W z + b))``: every modality to one common width. The embedding's dropout follows it."""
+
+    def __init__(self, runs: int, dim: int, width: int) -> None:
+        super().__init__(runs, dim, width)
+        self.dim = width
+        self.linear = StackedLinear(runs, dim, width)
+        self.norm = StackedLayerNorm(runs, width)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map ``(runs, batch, dim)`` to ``(runs, batch, width)``."""
+        return self.norm(self.linear(z)).relu()  # type: ignore[no-any-return]
+
+
+ADAPTERS: dict[str, type[Adapter]] = {
     "none": Identity,
     "scale": Scale,
     "residual": Residual,
+    "project": Project,
 }

@@ -74,3 +74,8 @@ def unit(x: Tensor) -> Tensor:
     """Return ``x`` divided by its L2 norm over the last axis; a zero vector stays zero and gets a bounded gradient."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x / torch.where(norm > 1e-12, norm, torch.ones_like(norm))
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """Return ``x``, from bfloat16 as float32: what follows must not be computed in eight bits of mantissa."""
+    return x.float() if x.dtype == torch.bfloat16 else x

@@ -10,7 +10,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from heads.layers import unit
+from heads.layers import at_least_single, unit
 
 
 def add_up(terms: Iterable[Tensor]) -> Tensor:
@@ -109,8 +109,9 @@ def prototype_distances(embedding: Tensor, prototypes: Tensor, labels: Tensor) -
         ``(runs, batch, domains)`` L2 norms (not squared).
     """
     runs, domains, classes, dim = prototypes.shape
-    u, fixed = unit(embedding), prototypes.detach()
-    inner = torch.bmm(u, fixed.reshape(runs, domains * classes, dim).transpose(1, 2))
+    u, fixed = unit(at_least_single(embedding)), prototypes.detach()
+    with torch.autocast(u.device.type, enabled=False):  # near 0 the distance is a small difference of large numbers
+        inner = torch.bmm(u, fixed.reshape(runs, domains * classes, dim).transpose(1, 2))
     inner = inner.view(runs, -1, domains, classes).gather(3, labels[:, :, None, None].expand(-1, -1, domains, 1))[
         ..., 0
     ]

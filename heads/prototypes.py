@@ -67,7 +67,8 @@ class Prototypes(nn.Module):
             cell = domains * num_classes + labels
             members = nn.functional.one_hot(cell, num_domains * num_classes).to(vectors) * present[name][..., None]
             number = members.sum(1)  # (runs, cells)
-            total = torch.bmm(members.transpose(1, 2), unit(embeddings[name]).to(vectors))
+            with torch.autocast(vectors.device.type, enabled=False):
+                total = torch.bmm(members.transpose(1, 2), unit(embeddings[name].to(vectors)))
             mean = unit(total / number.clamp(min=1)[..., None]).view_as(vectors)
             seen = (mean != 0).any(-1)  # labeled clips of the cell, with embeddings that have a direction
             earlier = counts[..., None]

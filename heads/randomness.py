@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +34,7 @@ class RunStreams:
     """Random streams of a stack, one per run."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
+        self.seeds = tuple(seeds)
         keys = [(seed_from("stream", seed) & 0xFFFFFFFF) - 0x80000000 for seed in seeds]
         self.keys = torch.tensor(keys, dtype=torch.int32, device=device)
         self._counters: dict[int, Tensor] = {}
@@ -53,3 +55,24 @@ class RunStreams:
         keys = _mix(self.keys ^ salt)
         hashed = _mix(self._counters[words] ^ keys[:, None])
         return hashed.view(torch.int16)[:, :count].view(len(self.keys), *shape)
+
+    def permutation(self, step: int, place: str, size: int) -> Tensor:
+        """Return a permutation of ``0 .. size - 1`` per run, ``(runs, size)`` int64."""
+        return self.bits(step, place, size).argsort(dim=-1, stable=True)
+
+    def normal(self, step: int, place: str, *shape: int) -> Tensor:
+        """Return standard normal numbers ``(runs, *shape)`` float32 (Box and Muller, from 2 x 16 bits each)."""
+        pairs = (self.bits(step, place, *shape, 2).float() + 32768.5) / 65536
+        radius = (pairs[..., 0].log() * -2).sqrt()
+        return radius * (pairs[..., 1] * (2 * math.pi)).cos()
+
+    def beta(self, step: int, place: str, concentration: Sequence[float]) -> Tensor:
+        """Draw from Beta(a, a) with ``a = concentration[run]``: ``(runs,)`` float32 on the device.
+
+        An ``a`` of 0 gives 1, the limit in which nothing is mixed.
+        """
+        drawn = [
+            np.random.Generator(np.random.Philox(seed_from("beta", seed, place, step))).beta(a, a) if a > 0 else 1.0
+            for seed, a in zip(self.seeds, concentration, strict=True)
+        ]
+        return torch.tensor(drawn, dtype=torch.float32).to(self.keys.device)

@@ -19,10 +19,12 @@ class Translator(nn.Module):
         self.second = StackedLinear(runs, hidden, hidden)
         self.last = StackedLinear(runs, hidden, target_dim)
 
-    def forward(self, z: Tensor, probability: Tensor, streams: RunStreams | None, step: int, place: str) -> Tensor:
-        """Map ``(runs, batch, source_dim)`` to ``(runs, batch, target_dim)``; ``streams`` None switches dropout off."""
+    def forward(
+        self, z: Tensor, probability: Tensor | None, streams: RunStreams | None, step: int, place: str
+    ) -> Tensor:
+        """Map ``(runs, batch, source_dim)`` to ``(runs, batch, target_dim)``; no dropout without its probability."""
         h = self.second(self.first(z).relu()).relu()
-        if streams is not None:
+        if streams is not None and probability is not None:
             h = dropout(h, probability, streams, step, place)
         return self.last(h)  # type: ignore[no-any-return]
 

@@ -68,9 +68,11 @@ class Standardiser:
         self.mean: dict[str, Tensor] = {}
         self.scale: dict[str, Tensor] = {}
         clean = bank.view_positions("clean")[0]
+        # Runs with the same sources share their statistics.
+        places = {pool: k for k, pool in enumerate(dict.fromkeys(tuple(pool) for pool in pools))}
         for modality, features in bank.features.items():
             means, scales = [], []
-            for pool in pools:
+            for pool in places:
                 rows = torch.tensor(pool, device=features.device)
                 rows = rows[bank.present[modality][rows]]
                 if len(rows) == 0:
@@ -81,8 +83,9 @@ class Standardiser:
                 # Below half a float16 step of the mean there is only rounding: such a feature is dropped, not blown up.
                 carries = deviation > torch.clamp(5e-4 * mean.abs(), min=1e-6)
                 scales.append(torch.where(carries, 1 / deviation, torch.zeros_like(deviation)))
-            self.mean[modality] = torch.stack(means).float()[:, None]
-            self.scale[modality] = torch.stack(scales).float()[:, None]
+            of_run = torch.tensor([places[tuple(pool)] for pool in pools], device=features.device)
+            self.mean[modality] = torch.stack(means).float()[of_run, None]
+            self.scale[modality] = torch.stack(scales).float()[of_run, None]
 
     def __call__(self, modality: str, x: Tensor, present: Tensor) -> Tensor:
         """Normalise ``(runs, batch, dim)``; rows where ``present`` ``(runs, batch)`` is not set become zero."""

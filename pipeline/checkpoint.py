@@ -3,47 +3,64 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from heads.optimiser import StackedAdamW
+from heads.optimiser import StackedOptimiser
+from pipeline.weights import save_tensors
+
+Curves = dict[str, list[float | None]]  # name -> evaluations
 
 
-def save_checkpoint(path: Path, method: nn.Module, optimiser: StackedAdamW, step: int, curves: Any) -> None:
-    """Write parameters, prototypes, optimiser state, the step and the curves so far, atomically.
+@dataclass(frozen=True)
+class Progress:
+    """How far a stack is."""
+
+    step: int  # steps done
+    curves: list[Curves]  # one per run
+    stopped: list[bool]  # runs that have stopped early
+
+
+def save_checkpoint(
+    path: Path, method: nn.Module, optimiser: StackedOptimiser, kept: Mapping[str, Tensor], progress: Progress
+) -> None:
+    """Write parameters, prototypes, optimiser state, kept states and the progress, atomically.
 
     Random streams and batches are functions of seed and step, so no generator has to be saved.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {f"method/{k}": v.contiguous() for k, v in method.state_dict().items()}
-    tensors |= {f"optimiser/{k}": v.contiguous() for k, v in optimiser.tensors().items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(tensors, temporary, metadata={"step": str(step), "curves": json.dumps(curves)})
-    temporary.replace(path)
+    parts = {"method": method.state_dict(), "optimiser": optimiser.tensors(), "kept": kept}
+    tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
+    text = json.dumps({"step": progress.step, "curves": progress.curves, "stopped": progress.stopped})
+    save_tensors(path, tensors, {"progress": text})
 
 
-def load_checkpoint(path: Path, method: nn.Module, optimiser: StackedAdamW) -> tuple[int, Any] | None:
+def load_checkpoint(
+    path: Path, method: nn.Module, optimiser: StackedOptimiser, kept: dict[str, Tensor]
+) -> Progress | None:
     """Restore what ``save_checkpoint`` wrote; ``None`` if there is none, or if it is cut off or something else's."""
     if not path.exists():
         return None
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, dict[str, Tensor]] = {"method": {}, "optimiser": {}, "kept": {}}
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+            progress = Progress(**json.loads(file.metadata()["progress"]))
             for key in file.keys():  # noqa: SIM118 - not a dict
-                tensors[key] = file.get_tensor(key)
-        step, curves = int(metadata["step"]), json.loads(metadata["curves"])
+                part, name = key.split("/", 1)
+                tensors[part][name] = file.get_tensor(key)
     except (SafetensorError, KeyError, TypeError, ValueError):
         return None  # training starts over, nothing is lost but time
-    state = {k.removeprefix("method/"): v for k, v in tensors.items() if k.startswith("method/")}
     own = method.state_dict()
-    if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in own.items()}:
+    shapes = {name: value.shape for name, value in own.items()}
+    if {name: value.shape for name, value in tensors["method"].items()} != shapes or tensors[
+        "kept"
+    ].keys() != kept.keys():
         return None
-    method.load_state_dict(state)
-    optimiser.load_tensors({k.removeprefix("optimiser/"): v for k, v in tensors.items() if k.startswith("optimiser/")})
-    return step, curves
+    method.load_state_dict(tensors["method"])
+    optimiser.load_tensors(tensors["optimiser"])
+    for name, value in tensors["kept"].items():
+        kept[name].copy_(value)
+    return progress

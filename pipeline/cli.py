@@ -186,6 +186,36 @@ def train_heads(
     target_part: Annotated[
         str | None, typer.Option(help="Target clips to test on: all, or its test part.", show_default="all")
     ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(help="strict, or paper: a method's switches as its release has them.", show_default="strict"),
+    ] = None,
+    mixing: Annotated[
+        str | None, typer.Option(help="none, mm or bmm, for every method.", show_default="the method's own")
+    ] = None,
+    fusion: Annotated[
+        str | None,
+        typer.Option(help="concat, concat-linear, sum, decision, film or bi-gated.", show_default="concat"),
+    ] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="none, scale, residual or project.", show_default="residual")
+    ] = None,
+    project: Annotated[
+        str | None,
+        typer.Option(help="Compact features: pca:256 or pca-white:256, fitted on the sources.", show_default="none"),
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw, adam or sgd.", show_default="adamw")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of matrix products: float32 or bfloat16.", show_default="float32")
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(min=0, help="Evaluations without a better validation before a run stops.", show_default="never"),
+    ] = None,
+    keep_weights: Annotated[
+        bool | None,
+        typer.Option("--keep-weights/--no-keep-weights", help="Keep weights for pipe eval.", show_default="keep"),
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Hyperparameter, for example threshold=0.9.")] = None,
     modalities: Modalities = DEFAULT_MODALITIES,
     weak: Weak = 2,
@@ -206,6 +236,8 @@ def train_heads(
 
     options, space = _dataset(dataset, root, name, outside), _workspace(work, workers)
     sweep = read_sweep(config) if config else SweepSettings()
+    structure = {"mixing": mixing, "fusion": fusion, "adapter": adapter, "optimizer": optimizer}
+    hparams = {**{k: v for k, v in structure.items() if v is not None}, **_assignments(set_ or [])}
     changes = {
         "labels": labels,
         "seeds": None if seeds is None else tuple(range(seeds)),
@@ -217,12 +249,62 @@ def train_heads(
         "eval_every": eval_every,
         "selection": selection,
         "target_part": target_part,
-        "hparams": {**sweep.hparams, **_assignments(set_)} if set_ else None,
+        "variant": variant,
+        "projection": project,
+        "precision": precision,
+        "patience": patience,
+        "keep_weights": keep_weights,
+        "hparams": {**sweep.hparams, **hparams} if hparams else None,
     }
     sweep = dataclasses.replace(sweep, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]
     settings = _features(modalities, weak, strong, view_seed, flow, device)
     manifest = open_dataset(options, space)
     show_runs(*train(manifest, load_features(manifest, settings, space), settings, sweep, space))
+
+
+@app.command("eval")
+def evaluate(
+    runs: Annotated[list[str], typer.Argument(help="First characters of run ids, or all.")],
+    dataset: Dataset,
+    missing: Annotated[
+        str, typer.Option(help="all: every subset of modalities; or names taken away, comma-separated.")
+    ] = "all",
+    fillers: Annotated[str, typer.Option(help="Comma-separated; default: all that a method has.")] = "",
+    finetune_translators: Annotated[
+        int, typer.Option(min=0, help="Steps of training translators alone first, for the filler finetuned.")
+    ] = 0,
+    work: Work = DEFAULT_WORK,
+    root: Root = None,
+    name: Name = None,
+    outside: Outside = False,
+    weak: Weak = 2,
+    strong: Strong = 2,
+    view_seed: ViewSeed = 0,
+    flow: FlowMethod = "dis-medium",
+    device: Device = "auto",
+) -> None:
+    """Evaluate trained runs on their target with modalities taken away: every subset, every filler."""
+    _load()
+    from pipeline.missing import Finetuning
+    from pipeline.show import show_missing
+    from pipeline.study import choose_runs, evaluate_missing, open_dataset
+
+    options, space = _dataset(dataset, root, name, outside), _workspace(work, 0)
+    manifest = open_dataset(options, space)
+    chosen = choose_runs(manifest.dataset, runs, space)
+    settings = _features(DEFAULT_MODALITIES, weak, strong, view_seed, flow, device)
+    finetuning = Finetuning(finetune_translators) if finetune_translators else None
+    rows = evaluate_missing(manifest, chosen, settings, missing, _names(fillers), finetuning, space)
+    show_missing(chosen, rows)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods with their sources and hyperparameters."""
+    _load()
+    from pipeline.show import show_methods
+
+    show_methods()
 
 
 @app.command()

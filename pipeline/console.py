@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 LINE_SECONDS = 15.0  # where there is no terminal, seconds between two lines
 
+PLAIN_WIDTH = 120  # columns of a table that goes to a file or a pipe
+
 out = Console(highlight=False, soft_wrap=True)
+if not out.is_terminal and "COLUMNS" not in os.environ:
+    out.width = PLAIN_WIDTH
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -58,7 +63,9 @@ class Bar:
         elif self.total and time.monotonic() - self.printed > LINE_SECONDS:
             self.printed = time.monotonic()
             left = (self.printed - self.started) / max(self.done, 1) * (self.total - self.done)
-            err.print(f"{self.name}: {self.done} of {self.total}, about {left:.0f} s left")
+            # The first pieces come after the workers' start-up and say little about the rest.
+            rest = f", about {left:.0f} s left" if self.done >= self.total * 0.02 else ""
+            err.print(f"{self.name}: {self.done} of {self.total}{rest}")
 
 
 @contextmanager

@@ -21,6 +21,10 @@ class ResultStore:
         """File of a run."""
         return self.folder / f"{run_id}.json"
 
+    def weights_path(self, run_id: str) -> Path:
+        """File of a run's weights."""
+        return self.folder / "weights" / f"{run_id}.safetensors"
+
     def missing(self, specs: Iterable[RunSpec]) -> list[RunSpec]:
         """Specs without a finished run, in the given order."""
         return [spec for spec in specs if not self.path(spec.run_id).exists()]

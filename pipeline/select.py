@@ -35,6 +35,14 @@ def oracle(curves: Curves) -> int:
 SELECTION: dict[str, Callable[[Curves], int]] = {"last": last, "source-val": source_val, "oracle": oracle}
 
 
+def picks_latest(curves: Curves, rule: str) -> bool:
+    """Whether a rule would report the latest evaluation, were it the last one."""
+    try:
+        return SELECTION[rule](curves) == len(curves["step"]) - 1
+    except UsageError:  # no values yet
+        return False
+
+
 def selected(curves: Curves, rule: str) -> dict[str, float | None]:
     """Return every curve's value at the evaluation that a rule picks, and ``selected_step``."""
     position = SELECTION[choose("selection rule", rule, SELECTION)](curves)

@@ -10,10 +10,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from cache.layout import ClipRecord
+from heads.fillers import FILLERS
+from heads.method import SHARED_HPARAMS
+from heads.methods import METHODS
+from pipeline.classical import CLASSICAL
 from pipeline.console import out
 from pipeline.encode import STAGES
 from pipeline.extract import ExtractReport
+from pipeline.hparams import STRUCTURE
+from pipeline.missing import MissingRow
 from pipeline.report import Probe, group_by_setting, result_table, to_rich
+from pipeline.report.settings import Variant, variant_labels
+from pipeline.report.statistics import mean_and_standard_error
 from pipeline.types import Manifest, RunResult
 
 MOST_LISTED = {"Quarantined": 40, "Without such a track": 8, "Made anew": 8}  # lines; the report page lists all
@@ -109,3 +117,66 @@ def show_paths(paths: Mapping[str, Path]) -> None:
     """Where things were written."""
     for path in paths.values():
         out.print(escape(f"Written: {path}"))
+
+
+def show_missing(runs: Sequence[RunResult], rows: Mapping[str, Sequence[MissingRow]]) -> None:
+    """One table per setting and variant: subsets of modalities x fillers, mean and standard error over the seeds."""
+    for setting, members in group_by_setting([run for run in runs if run.spec.run_id in rows]):
+        labels = variant_labels(members)
+        for variant, label in labels.items():
+            mine = [run for run in members if Variant.of(run) == variant]
+            table = missing_table(mine, rows)
+            fillers = list(dict.fromkeys(filler for _, filler in table))
+            title = f"{label} on {setting.title}: target accuracy with missing modalities, %"
+            drawn = Table("present", title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+            for filler in fillers:
+                drawn.add_column(filler, justify="right", no_wrap=True)
+            for kept in dict.fromkeys(kept for kept, _ in table):
+                cells = (table.get((kept, filler)) for filler in fillers)
+                drawn.add_row(escape("+".join(kept)), *(_accuracy(cell) for cell in cells))
+            out.print(drawn)
+    names = dict.fromkeys(row.filler for of_run in rows.values() for row in of_run)
+    for name in names:
+        out.print(escape(f"{name}: {FILLERS[name]}"))
+
+
+def _accuracy(cell: tuple[float, float | None] | None) -> str:
+    if cell is None:
+        return "-"
+    mean, error = cell
+    return f"{100 * mean:.1f}" if error is None else f"{100 * mean:.1f}±{100 * error:.1f}"
+
+
+def missing_table(
+    runs: Sequence[RunResult], rows: Mapping[str, Sequence[MissingRow]]
+) -> dict[tuple[tuple[str, ...], str], tuple[float, float | None]]:
+    """Mean and standard error over the seeds of the average over the targets, per (kept modalities, filler).
+
+    Seeds that lack a target, or whose target has no clip with a kept modality, are left out.
+    """
+    targets = {run.spec.target for run in runs}
+    values: dict[tuple[tuple[str, ...], str], dict[tuple[int, int], dict[str, float]]] = {}
+    for run in runs:
+        for row in rows[run.spec.run_id]:
+            if row.accuracy is not None:
+                seeds = values.setdefault((row.kept, row.filler), {})
+                seeds.setdefault((run.spec.split_seed, run.spec.init_seed), {})[run.spec.target] = row.accuracy
+    found = {}
+    for key, seeds in values.items():
+        averages = [sum(of.values()) / len(of) for of in seeds.values() if of.keys() == targets]
+        if averages:
+            found[key] = mean_and_standard_error(averages)
+    return found
+
+
+def show_methods() -> None:
+    """Every method with its source and its own hyperparameters."""
+    table = Table("name", "title", "source", "own hyperparameters", box=SIMPLE_HEAD)
+    for name, recipe in (METHODS | CLASSICAL).items():
+        own = ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in recipe.hparams.items())
+        table.add_row(name, escape(recipe.title), escape(recipe.source), escape(own or "-"))
+    out.print(table)
+    shared = ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in SHARED_HPARAMS.items())
+    out.print(escape(f"Trained heads all have: {shared}"))
+    for name, allowed in STRUCTURE.items():
+        out.print(escape(f"{name}: {', '.join(allowed) if allowed else 'a number'}"))

@@ -8,12 +8,15 @@ from pathlib import Path
 
 from cache.layout import Status
 from cache.store import FeatureGroup, FeatureTable
+from heads.fillers import FILLERS
+from heads.methods import METHODS
 from pipeline.console import progress, status
 from pipeline.datasets import NOTES, DatasetRequest, load_dataset
 from pipeline.datasets.demo import DemoSpec
 from pipeline.encode import ExtractSettings
-from pipeline.errors import MediaError
+from pipeline.errors import MediaError, UsageError, choose
 from pipeline.extract import ExtractReport, extract
+from pipeline.missing import Finetuning, MissingRow, evaluate_runs
 from pipeline.probe import linear_probe
 from pipeline.process import default_workers
 from pipeline.records import ResultStore
@@ -110,8 +113,51 @@ def train_heads(
             workers,
             on_start,
             bar.advance,
+            sweep.keep_weights,
         )
     return results, new
+
+
+def choose_runs(dataset: str, names: Sequence[str], work: Workspace) -> list[RunResult]:
+    """Finished runs of trained heads by the first characters of their id; ``all`` for every one.
+
+    Raises:
+        UsageError: a name that no run, or a result of a method without weights, has.
+    """
+    results = [r for r in stored_results(dataset, work) if r.status == "finished"]
+    if not results:
+        raise UsageError(f"there are no finished runs in {work.results(dataset)}; run `pipe train-heads` first")
+    trained = [r for r in results if r.spec.method in METHODS]
+    chosen: dict[str, RunResult] = {}
+    for name in names:
+        found = [r for r in trained if name == "all" or r.spec.run_id.startswith(name)]
+        if not found:
+            raise UsageError(
+                f"no finished run of trained heads has an id that starts with {name!r}; ids are the file names in "
+                f"{work.results(dataset)}, and `all` means every run"
+            )
+        chosen |= {r.spec.run_id: r for r in found}
+    return list(chosen.values())
+
+
+def evaluate_missing(
+    manifest: Manifest,
+    runs: Sequence[RunResult],
+    features: ExtractSettings,
+    missing: str,
+    fillers: Sequence[str],
+    finetuning: Finetuning | None,
+    work: Workspace,
+) -> dict[str, list[MissingRow]]:
+    """Evaluate runs with missing modalities, with a progress bar; returns rows per run id."""
+    for name in fillers:
+        choose("filler", name, FILLERS)
+    with progress(f"missing modalities, {len(runs)} runs") as bar:
+        specs = [run.spec for run in runs]
+        folder = work.results(manifest.dataset)
+        return evaluate_runs(
+            specs, manifest, features, work.cache, folder, missing, fillers, finetuning, bar.start, bar.advance
+        )
 
 
 def probe_features(manifest: Manifest, tables: Mapping[str, FeatureTable], work: Workspace) -> list[Probe]:

@@ -16,17 +16,30 @@ from cache.layout import CacheError
 from cache.store import FeatureGroup, FeatureTable
 from heads.methods import METHODS
 from pipeline.bank import FeatureBank
+from pipeline.classical import CLASSICAL, fit_classical
+from pipeline.compact import (
+    Projections,
+    compact_bank,
+    compact_dims,
+    fitted_projections,
+    projection_digests,
+    projection_notes,
+)
 from pipeline.config import overlay, read_toml
 from pipeline.encode import ExtractSettings
 from pipeline.errors import CacheMissing, UsageError, choose
+from pipeline.hparams import STRUCTURE, head_shape, resolve_hparams
 from pipeline.locks import only_writer
+from pipeline.projection import parse_projection
 from pipeline.records import ResultStore
 from pipeline.select import SELECTION
-from pipeline.train import StackTrainer, head_shape, resolve_hparams
+from pipeline.train import StackTrainer
 from pipeline.types import Manifest, RunResult, RunSpec, digest, parse_budget
+from pipeline.weights import save_weights
 from pipeline.workers import Advance, run_tasks
 
 STACK_BYTES_CPU = 2 * 2**30  # memory of a stack's parameters, gradients and moments
+Dims = Sequence[tuple[str, int]]  # (modality, feature size) in fusion order
 COPIES = 6  # parameters, two task gradients, the merged one, two moments
 
 
@@ -44,11 +57,19 @@ class SweepSettings:
     eval_every: int = 50
     target_part: str = "all"
     selection: str = "last"
+    variant: str = "strict"  # paper: every method's switches as its authors' release has them
+    projection: str = "none"  # compact features: pca:N or pca-white:N
+    precision: str = "float32"  # or bfloat16
+    patience: int = 0  # evaluations without a better validation accuracy before a run stops; 0: never
+    keep_weights: bool = True  # beside every result, for `pipe eval`; no part of a run's identity
     hparams: Mapping[str, float | str] = field(default_factory=dict)  # overrides, for every method that has them
 
     def __post_init__(self) -> None:
         for method in self.methods:
-            choose("method", method, METHODS)
+            choose("method", method, [*METHODS, *CLASSICAL])
+        choose("variant", self.variant, ("strict", "paper"))
+        choose("precision", self.precision, ("float32", "bfloat16"))
+        parse_projection(self.projection)
         choose("selection rule", self.selection, SELECTION)
         choose("target part", self.target_part, ("all", "test"))
         parse_budget(self.labels)
@@ -112,14 +133,15 @@ def plan_runs(manifest: Manifest, tables: Mapping[str, FeatureTable], settings: 
             f"{manifest.dataset} has one domain, {manifest.domains[0]!r}; a target domain needs at least one other as "
             "its source. Name the site or recording condition of every clip in the column `domain`"
         )
-    dims = [(m, int(t.features.shape[-1])) for m, t in tables.items()]
+    dims = nominal_dims(tables, settings.projection)
     features = {
         m: {"backbone": t.identity.backbone, "weights": t.identity.weights, "digest": t.digest}
         for m, t in tables.items()
     }
     specs = []
     for method in settings.methods:
-        hparams = resolve_hparams(method, dims, _own_overrides(method, dims, settings))
+        overrides = _own_overrides(method, dims, settings)
+        hparams = resolve_hparams(method, dims, overrides, "paper" if settings.variant == "paper" else "strict")
         for target in settings.targets or manifest.domains:
             choose(f"domain of {manifest.dataset}", target, manifest.domains)
             for seed in settings.seeds:
@@ -143,15 +165,27 @@ def plan_runs(manifest: Manifest, tables: Mapping[str, FeatureTable], settings: 
                         eval_every=settings.eval_every,
                         target_part="all" if settings.target_part == "all" else "test",
                         selection=settings.selection,
+                        projection=settings.projection,
+                        precision="bfloat16" if settings.precision == "bfloat16" else "float32",
+                        patience=settings.patience,
                         version=version("pipe-features"),
                     )
                 )
     return specs
 
 
+def nominal_dims(tables: Mapping[str, FeatureTable], projection: str) -> list[tuple[str, int]]:
+    """(modality, feature size) before it is known how many values a projection of few clips can have."""
+    spec = parse_projection(projection)
+    sizes = {m: int(t.features.shape[-1]) for m, t in tables.items()}
+    return [(m, size if spec is None else min(size, spec.width)) for m, size in sizes.items()]
+
+
 def _own_overrides(method: str, dims: Sequence[tuple[str, int]], settings: SweepSettings) -> dict[str, float | str]:
     """The overrides that a method knows; one that no chosen method knows is an error."""
-    known = {m: resolve_hparams(m, dims, {}) for m in settings.methods}
+    # Choices such as the optimiser bring hyperparameters of their own.
+    choices = {k: v for k, v in settings.hparams.items() if k in STRUCTURE}
+    known = {m: resolve_hparams(m, dims, {} if m in CLASSICAL else choices) for m in settings.methods}
     for name in settings.hparams:
         if not any(name in names for names in known.values()):
             choose("hyperparameter", name, sorted({n for names in known.values() for n in names}))
@@ -159,19 +193,28 @@ def _own_overrides(method: str, dims: Sequence[tuple[str, int]], settings: Sweep
 
 
 def stack_runs(
-    specs: Sequence[RunSpec], dims: Sequence[tuple[str, int]], workers: int, budget: int
+    specs: Sequence[RunSpec], dims_of: Callable[[RunSpec], Dims], workers: int, budget: int
 ) -> list[list[RunSpec]]:
     """Group runs that share shapes into stacks that fit ``budget`` bytes, at least one per worker, costly ones first.
 
     Numbers do not depend on the grouping, only time and memory do.
+
+    Args:
+        specs: the runs.
+        dims_of: (modality, feature size) that a run trains on.
+        workers: number of processes.
+        budget: bytes of a stack's parameters, gradients and moments.
     """
     groups: dict[tuple[object, ...], list[RunSpec]] = defaultdict(list)
     for spec in specs:
-        key = (spec.method, head_shape(spec, dims), spec.classes, spec.steps, spec.eval_every)
-        groups[(*key, spec.batch_labeled, spec.batch_unlabeled)].append(spec)
+        # Everything that is one value per stack and not one per run.
+        dims = tuple(dims_of(spec))
+        shape = dims if spec.method in CLASSICAL else (head_shape(spec, dims), spec.hparams["optimizer"])
+        key = (spec.method, shape, spec.classes, spec.steps, spec.eval_every, spec.batch_labeled, spec.batch_unlabeled)
+        groups[(*key, spec.projection, spec.precision, spec.patience)].append(spec)
     stacks: list[tuple[int, list[RunSpec]]] = []
     for members in groups.values():
-        parameters = count_parameters(members[0], dims)
+        parameters = count_parameters(members[0], dims_of(members[0]))
         fitting = max(1, budget // (parameters * 4 * COPIES))
         pieces = max(-(-len(members) // fitting), min(workers, len(members)))
         size = -(-len(members) // pieces)
@@ -181,8 +224,15 @@ def stack_runs(
     return [members for _, members in stacks]
 
 
-def count_parameters(spec: RunSpec, dims: Sequence[tuple[str, int]]) -> int:
-    """Number of trainable parameters of one run."""
+def stack_dims(bank: FeatureBank, projections: Projections) -> Callable[[RunSpec], Dims]:
+    """The feature sizes of runs, for ``stack_runs``."""
+    return lambda spec: compact_dims(bank, projections, spec)
+
+
+def count_parameters(spec: RunSpec, dims: Dims) -> int:
+    """Number of trainable parameters of one run; 1 for a method that has none in this sense."""
+    if spec.method in CLASSICAL:
+        return 1
     names = {k: torch.zeros(1) for k in spec.hparams}
     with torch.device("meta"):
         method = METHODS[spec.method].build(head_shape(spec, dims), names, [])
@@ -199,6 +249,7 @@ class StackTask:
     settings: ExtractSettings
     cache: Path
     results: Path
+    keep_weights: bool = True
 
     @property
     def checkpoint(self) -> Path:
@@ -206,18 +257,44 @@ class StackTask:
         return self.results / "checkpoints" / f"{digest([s.run_id for s in self.specs])[:16]}.safetensors"
 
 
+def load_bank(specs: Sequence[RunSpec], manifest: Manifest, settings: ExtractSettings, cache: Path) -> FeatureBank:
+    """Read the cached features that runs were planned with.
+
+    Raises:
+        CacheError: the features have changed since.
+    """
+    tables = load_tables(manifest, settings, cache)
+    for modality, table in tables.items():
+        if table.digest != specs[0].features[modality]["digest"]:
+            raise CacheError(
+                f"the {modality} features are not those of run {specs[0].run_id}; they changed since it was planned. "
+                "Run `pipe train-heads` again with the same options"
+            )
+    return FeatureBank.from_tables(manifest, tables, torch.device(settings.device))
+
+
 def run_stack(task: StackTask, advance: Advance) -> int:
     """Train one stack and write its results; returns the number of runs that diverged."""
     torch.set_num_threads(1)
-    tables = load_tables(task.manifest, task.settings, task.cache)
-    for modality, table in tables.items():
-        if table.digest != task.specs[0].features[modality]["digest"]:
-            raise CacheError(f"the {modality} features changed while runs were waiting; run the same command again")
-    bank = FeatureBank.from_tables(task.manifest, tables, torch.device(task.settings.device))
-    results = StackTrainer(task.specs, task.manifest, bank).train(advance, task.checkpoint)
+    bank = load_bank(task.specs, task.manifest, task.settings, task.cache)
+    projections = fitted_projections(task.specs, task.manifest, bank, task.results / "projections")
     store = ResultStore(task.results)
-    for result in results:
-        store.write(result)
+    features = compact_bank(bank, projections, task.specs)
+    if task.specs[0].method in CLASSICAL:
+        results, trainer = fit_classical(task.specs, task.manifest, features, advance), None
+    else:
+        trainer = StackTrainer(task.specs, task.manifest, features)
+        results = trainer.train(advance, task.checkpoint)
+    for run, result in enumerate(results):
+        if task.keep_weights and trainer is not None and result.status == "finished":
+            save_weights(store.weights_path(result.spec.run_id), result.spec, trainer.weights(run))
+        store.write(
+            dataclasses.replace(
+                result,
+                notes=(*result.notes, *projection_notes(result.spec, projections)),
+                environment={**result.environment, **projection_digests(result.spec, projections)},
+            )
+        )
     task.checkpoint.unlink(missing_ok=True)
     return sum(result.status == "diverged" for result in results)
 
@@ -232,6 +309,7 @@ def run_missing(
     workers: int,
     on_start: Callable[[int, int, int], None],
     advance: Advance,
+    keep_weights: bool = True,
 ) -> list[RunResult]:
     """Train the runs that are not finished yet and return the results of all, in the order of ``specs``.
 
@@ -245,17 +323,24 @@ def run_missing(
         workers: processes; on a GPU one is right.
         on_start: called once with (missing runs, stacks, steps over all stacks).
         advance: called with numbers of stack steps done.
+        keep_weights: whether every run's weights are written beside its result.
     """
     store = ResultStore(results)
     with only_writer(results, "training into"):
         missing = store.missing(specs)
-        dims = [(m, int(t.features.shape[-1])) for m, t in tables.items()]
+        if not missing:
+            on_start(0, 0, 0)
+            return [store.read(spec) for spec in specs]
+        bank = FeatureBank.from_tables(manifest, tables, torch.device("cpu"))
+        # Here once, so that the workers do not all fit the same.
+        projections = fitted_projections(missing, manifest, bank, results / "projections")
         budget = STACK_BYTES_CPU
         if settings.device.startswith("cuda"):
             budget = int(torch.cuda.mem_get_info(settings.device)[0] * 0.6)
-        stacks = stack_runs(missing, dims, workers, budget)
+        stacks = stack_runs(missing, stack_dims(bank, projections), workers, budget)
+        del bank
         on_start(len(missing), len(stacks), sum(stack[0].steps for stack in stacks))
-        tasks = [StackTask(tuple(s), manifest, settings, cache, results) for s in stacks]
+        tasks = [StackTask(tuple(s), manifest, settings, cache, results, keep_weights) for s in stacks]
         for _ in run_tasks(run_stack, tasks, workers, advance):
             pass
     return [store.read(spec) for spec in specs]

@@ -245,6 +245,9 @@ class RunSpec:
     protocol: Protocol = "strict"
     target_part: Literal["all", "test"] = "all"  # which clips of the unseen target domain are evaluated
     selection: str = "last"  # rule that picks the reported evaluation
+    projection: str = "none"  # of the features, fitted on the sources' training clips: pca:N, pca-white:N
+    precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products in training
+    patience: int = 0  # evaluations without a better validation accuracy before a run stops; 0: it never does
     version: str = ""  # code version
 
     def __post_init__(self) -> None:
@@ -252,6 +255,8 @@ class RunSpec:
             raise UsageError(f"target {self.target!r} is also a source; a target domain is in no training set")
         if self.steps < 1 or self.batch_labeled < 1 or self.batch_unlabeled < 1 or self.eval_every < 1:
             raise UsageError("steps, batch sizes and eval_every must be at least 1")
+        if self.patience < 0:
+            raise UsageError(f"patience is {self.patience}; it must be 0 (never stop early) or more evaluations")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as stored in a result."""

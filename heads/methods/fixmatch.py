@@ -9,8 +9,22 @@ from torch import Tensor
 
 from heads.losses import PseudoLabels, add_up, cross_entropy
 from heads.method import Method, Recipe
-from heads.network import FUSED, Labeled, Unlabeled
+from heads.network import FUSED, Labeled, Outputs, Unlabeled
 from heads.randomness import RunStreams
+
+
+def consistency(outputs: Outputs, unlabeled: Unlabeled, pseudo: PseudoLabels) -> dict[str, Tensor]:
+    """Cross-entropy of every head against the pseudo-labels: the sum over accepted clips divided by the batch size.
+
+    Returns:
+        Terms ``consistency/<head>``, each ``(runs,)``; a modality's clips without it count nothing.
+    """
+    terms = {}
+    for head, logits in outputs.logits.items():
+        mask = pseudo.accepted & unlabeled.present[head] if head != FUSED else pseudo.accepted
+        share = mask.to(logits.dtype).mean(-1)
+        terms[f"consistency/{head}"] = cross_entropy(logits, pseudo.labels, mask) * share
+    return terms
 
 
 class FixMatch(Method):
@@ -24,18 +38,12 @@ class FixMatch(Method):
         """Terms ``labeled/<head>`` and ``consistency/<head>`` (sum over confident clips divided by the batch size)."""
         if unlabeled is None:
             raise ValueError("FixMatch needs an unlabeled batch")
-        terms = self.supervised(
-            labeled, self.network(labeled.x, labeled.present, self.rates(), streams, step, "labeled")
-        )
+        terms = self.supervised(labeled, streams, step)[1]
         with torch.no_grad():
-            weak = self.network(unlabeled.weak, unlabeled.present, self.rates(), streams, step, "weak")
+            weak = self.forward_pass(unlabeled.weak, unlabeled.present, streams, step, "weak")
         pseudo = self.pseudo_labels(weak.logits, unlabeled.present)
-        strong = self.network(unlabeled.strong, unlabeled.present, self.rates(), streams, step, "strong")
-        for head, logits in strong.logits.items():
-            mask = pseudo.accepted & unlabeled.present[head] if head != FUSED else pseudo.accepted
-            share = mask.to(logits.dtype).mean(-1)
-            terms[f"consistency/{head}"] = cross_entropy(logits, pseudo.labels, mask) * share
-        return terms
+        strong = self.forward_pass(unlabeled.strong, unlabeled.present, streams, step, "strong")
+        return {**terms, **consistency(strong, unlabeled, pseudo)}
 
     def objectives(self, terms: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """One objective: labeled terms plus ``weight_consistency`` times the consistency terms."""

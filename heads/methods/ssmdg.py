@@ -21,7 +21,7 @@ from heads.losses import (
     translation_terms,
 )
 from heads.method import Method, Recipe
-from heads.network import HeadShape, Labeled, Outputs, Unlabeled
+from heads.network import FUSED, HeadShape, Labeled, Outputs, Unlabeled
 from heads.prototypes import Prototypes
 from heads.randomness import RunStreams
 from heads.translators import build_translators, pair_name
@@ -30,16 +30,19 @@ from heads.translators import build_translators, pair_name
 class SSMDG(Method):
     """Consensus pseudo-labels, noise-tolerant loss on unsupported ones, prototypes, translators, PCGrad.
 
-    Differences to the authors' release, on purpose: prototypes of a (domain, class) that no labeled clip has reached
-    yet take no part in the losses (there they are random unit vectors that attract features; ``unseen_prototypes`` 1
-    gives the release's behaviour); a clip without a modality takes part with what it has.
+    Differences to the authors' release, on purpose, each a hyperparameter: prototypes of a (domain, class) that no
+    labeled clip has reached yet take no part in the losses (there they are random unit vectors that attract features;
+    ``unseen_prototypes`` 1); prototypes and translators see the embedding before dropout, as they do at test time
+    (there after it; ``distances_after_dropout`` 1). A clip without a modality takes part with what it has.
+    Pseudo-labels come from the pass that is trained, with its dropout, as in the release: the weak logits also carry a
+    loss.
     """
 
     uses_unlabeled = True
 
     def __init__(self, shape: HeadShape, hparams: Mapping[str, Tensor], seeds: Sequence[int]) -> None:
         super().__init__(shape, hparams, seeds)
-        dims = dict(shape.dims)
+        dims = self.network.embedding_dims
         self.translators = build_translators(self.runs, dims, shape.translator_hidden)
         initialise(self.translators, seeds, "translators")
         self.prototypes = Prototypes(self.runs, shape.domains, shape.classes, dims)
@@ -51,15 +54,13 @@ class SSMDG(Method):
         """All terms of the paper's objective, unweighted; the prototypes move before the unlabeled pass."""
         if unlabeled is None:
             raise ValueError("SSMDG needs an unlabeled batch")
-        out = self.network(labeled.x, labeled.present, self.rates(), streams, step, "labeled")
-        terms = self.supervised(labeled, out)
-        self.prototypes.update(out.embeddings, labeled.present, labeled.y, labeled.domain)
+        out, terms = self.supervised(labeled, streams, step)
+        self.prototypes.update(self._points(out), labeled.present, labeled.y, labeled.domain)
         # Weak and strong views in one pass: half as many kernels, and no layer looks across the batch.
         size = unlabeled.domain.shape[1]
-        both = self.network(
+        both = self.forward_pass(
             {m: torch.cat([unlabeled.weak[m], unlabeled.strong[m]], 1) for m in self.shape.modalities},
             {m: torch.cat([here, here], 1) for m, here in unlabeled.present.items()},
-            self.rates(),
             streams,
             step,
             "unlabeled",
@@ -71,7 +72,10 @@ class SSMDG(Method):
         for head in strong.logits:
             here = unlabeled.present.get(head, everyone)
             accepted, rest = pseudo.accepted & here, pseudo.masks["nonconsensus"] & here
-            terms[f"consensus/{head}"] = cross_entropy(strong.logits[head], pseudo.labels, accepted)
+            if head == FUSED:
+                terms[f"consensus/{head}"] = self._fused_consensus(strong, unlabeled, pseudo, streams, step)
+            else:
+                terms[f"consensus/{head}"] = cross_entropy(strong.logits[head], pseudo.labels, accepted)
             for view, outputs in (("weak", weak), ("strong", strong)):
                 terms[f"gce/{head}/{view}"] = generalised_cross_entropy(outputs.logits[head], pseudo.labels, rest, q)
         terms["prototype"] = self._alignment(strong, unlabeled, pseudo)
@@ -100,6 +104,25 @@ class SSMDG(Method):
         """Consensus of the fused and at least one unimodal prediction, both confident."""
         return consensus_pseudo_labels(logits, present, self.hparam("threshold"))
 
+    def _points(self, out: Outputs) -> Mapping[str, Tensor]:
+        """The embeddings that prototypes and translators see."""
+        after = self.common.get("distances_after_dropout")
+        if after is not None:
+            return out.embeddings if after else out.plain
+        chosen = (self.hparam("distances_after_dropout") > 0)[:, None, None]
+        return {m: torch.where(chosen, out.embeddings[m], out.plain[m]) for m in self.shape.modalities}
+
+    def _fused_consensus(
+        self, strong: Outputs, unlabeled: Unlabeled, pseudo: PseudoLabels, streams: RunStreams | None, step: int
+    ) -> Tensor:
+        """Cross-entropy of the fused strong prediction on consensus clips, of runs that want it on mixed embeddings."""
+        common = 0.0 if self.mixer is None or streams is None else self.common.get("mix_unlabeled")
+        inputs = (strong, pseudo.labels, pseudo.accepted, unlabeled.present, streams, step, "consensus")
+        if common is not None:
+            return self.fused_loss(*inputs, mixes=bool(common))
+        wanted = self.hparam("mix_unlabeled") > 0
+        return torch.where(wanted, self.fused_loss(*inputs, mixes=True), self.fused_loss(*inputs, mixes=False))
+
     def _known(self, modality: str, labels: Tensor) -> Tensor:
         """Which prototypes of each clip's class take part: ``(runs, batch, domains)`` bool."""
         rows = torch.arange(self.runs, device=labels.device)[:, None]
@@ -109,8 +132,9 @@ class SSMDG(Method):
     def _alignment(self, strong: Outputs, unlabeled: Unlabeled, pseudo: PseudoLabels) -> Tensor:
         """Mean over modalities, consensus clips and domains of the distance to the class prototype."""
         values, weights = [], []
+        points = self._points(strong)
         for name in self.shape.modalities:
-            distances = prototype_distances(strong.embeddings[name], self.prototypes.vectors(name), pseudo.labels)
+            distances = prototype_distances(points[name], self.prototypes.vectors(name), pseudo.labels)
             mask = pseudo.accepted & unlabeled.present[name]
             terms, weight = alignment_terms(distances, self._known(name, pseudo.labels), mask)
             values.append(terms)
@@ -136,8 +160,9 @@ class SSMDG(Method):
         labels = torch.cat([pseudo.labels, pseudo.labels], 1)
         values: tuple[list[Tensor], list[Tensor]] = ([], [])
         weights: list[Tensor] = []
+        points = self._points(both)
         for source in self.shape.modalities:
-            start = unit(both.embeddings[source])
+            start = unit(points[source])
             mask = pseudo.accepted & unlabeled.present[source]
             for target in self.shape.modalities:
                 if source == target:
@@ -157,7 +182,8 @@ class SSMDG(Method):
 RECIPE = Recipe(
     title="SSMDG",
     source="arXiv 2602.22917 (CVPR 2026)",
-    variant="complete loss; prototypes that no labeled clip has reached take no part",
+    variant="complete loss; prototypes that no labeled clip has reached take no part, and distances are taken before "
+    "dropout",
     build=SSMDG,
     hparams={
         "threshold": 0.95,
@@ -168,5 +194,8 @@ RECIPE = Recipe(
         "weight_translation": 0.01,
         "dropout_translator": 0.5,
         "unseen_prototypes": 0.0,
+        "distances_after_dropout": 0.0,
+        "mix_unlabeled": 0.0,  # with mixing: whether the consensus batch is mixed too
     },
+    paper={"unseen_prototypes": 1.0, "distances_after_dropout": 1.0},
 )

@@ -7,7 +7,20 @@ from dataclasses import dataclass, fields
 
 from pipeline.types import PerClass, RunResult, parse_budget
 
-METHOD_NAMES = {"erm": "Labeled only (ERM)", "fixmatch": "FixMatch", "ssmdg": "SSMDG"}  # in the order of the tables
+METHOD_NAMES = {  # in the order of the tables
+    "erm": "Labeled only (ERM)",
+    "logistic": "Logistic regression",
+    "ncm": "Nearest class mean",
+    "knn": "k nearest neighbours",
+    "mm": "MM",
+    "bmm": "B-MM",
+    "ogm-ge": "OGM-GE",
+    "pseudolabel": "PseudoLabel",
+    "fixmatch": "FixMatch",
+    "freematch": "FreeMatch",
+    "ssmdg": "SSMDG",
+    "supervised": "Fully supervised (upper bound)",
+}
 
 SELECTION_RULES = {
     "last": "the last evaluation of every run; nothing is selected",
@@ -40,6 +53,9 @@ class Setting:
     protocol: str
     target_part: str
     selection: str  # the rule that picked the reported evaluation
+    projection: str  # of the features
+    precision: str  # of matrix products in training
+    patience: int  # evaluations; 0: no early stopping
     version: str
 
     @classmethod
@@ -62,6 +78,9 @@ class Setting:
             protocol=spec.protocol,
             target_part=spec.target_part,
             selection=result.selection,
+            projection=spec.projection,
+            precision=spec.precision,
+            patience=spec.patience,
             version=spec.version,
         )
 

@@ -230,10 +230,10 @@ def to_rich(table: ResultTable) -> rich.table.Table:
         box=SIMPLE_HEAD,
         padding=(0, 0, 0, 1),
     )
-    view.add_column("method", no_wrap=True)
+    view.add_column("method", overflow="fold")
     short = {"difference": f"vs {table.baseline}", "wins / ties / losses": "w/t/l"}  # 80 columns hold four domains
     for heading in headings(table):
-        view.add_column(Text(short.get(heading, heading)), justify="right")
+        view.add_column(Text(short.get(heading, heading)), justify="right", no_wrap=True)
     styles = {1: "bold", 2: "underline"}
     ranks = [table.ranks(column) for column in range(len(table.columns))]
     for i, row in enumerate(_body(table, lambda text, rank: text)):
@@ -250,14 +250,16 @@ def runs_to_csv(results: Sequence[RunResult]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     about = ["run_id", "status", "dataset", "method", "sources", "target", "split_seed", "init_seed", "budget"]
-    about += ["modalities", "steps", "selection", "protocol", "target_part", "seconds", "hparams"]
+    about += ["modalities", "steps", "selection", "protocol", "target_part", "projection", "precision", "patience"]
+    about += ["seconds", "hparams"]
     writer.writerow([*about, *metrics])
     rows = []
     for result in results:
         spec = result.spec
         row = [spec.run_id, result.status, spec.dataset, spec.method, " ".join(spec.sources), spec.target]
         row += [str(spec.split_seed), str(spec.init_seed), spec.budget, " ".join(spec.modalities), str(spec.steps)]
-        row += [result.selection, spec.protocol, spec.target_part, f"{result.seconds:.3f}"]
+        row += [result.selection, spec.protocol, spec.target_part, spec.projection, spec.precision]
+        row += [str(spec.patience), f"{result.seconds:.3f}"]
         row.append(json.dumps(dict(sorted(spec.hparams.items()))))
         for name in metrics:
             value = result.metrics.get(name)

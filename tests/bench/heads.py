@@ -15,8 +15,9 @@ import torch
 
 from heads.methods import METHODS
 from pipeline.bank import FeatureBank
+from pipeline.hparams import resolve_hparams
 from pipeline.process import configure_process
-from pipeline.train import StackTrainer, resolve_hparams
+from pipeline.train import StackTrainer
 from pipeline.types import Clip, Manifest, RunSpec
 
 STACKS = (1, 5, 15, 45)

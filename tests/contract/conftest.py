@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from heads.method import CHOICES
+from heads.methods import METHODS
 from pipeline.bank import FeatureBank
-from pipeline.train import resolve_hparams
+from pipeline.hparams import STRUCTURE, resolve_hparams
 from pipeline.types import Clip, Manifest, RunSpec
 
 CLASSES = ("wave", "spin", "drop")
@@ -59,8 +61,11 @@ def make_spec(
     overrides: dict[str, float | str] = {"fused_hidden": 19, "translator_hidden": 14}
     hparams = changes.pop("hparams", {})
     assert isinstance(hparams, Mapping)
-    if method != "erm":
+    defaults = METHODS[method].hparams
+    if "threshold" in defaults:
         overrides["threshold"] = 0.5
+    if defaults.get("mixing") == "bmm":
+        overrides["mix_warmup_epochs"] = 1.0
     values: dict[str, object] = {
         "dataset": "small",
         "manifest_digest": manifest.digest,
@@ -80,3 +85,9 @@ def make_spec(
         "eval_every": 12,
     }
     return RunSpec(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def tensors(values: Mapping[str, float | str], runs: int) -> dict[str, torch.Tensor]:
+    """Hyperparameters that may differ between runs, the same for all of them."""
+    plain = {k: float(CHOICES[k].index(str(v))) if k in CHOICES else v for k, v in values.items() if k not in STRUCTURE}
+    return {k: torch.full((runs,), float(v)) for k, v in plain.items()}

@@ -14,7 +14,7 @@ from tests.contract.conftest import make_spec
 
 def different_runs(manifest: Manifest, bank: FeatureBank, method: str) -> list:
     """Runs that differ in everything that may differ inside a stack."""
-    own = {} if method == "erm" else {"threshold": 0.8}
+    own = {"threshold": 0.8} if "threshold" in METHODS[method].hparams else {}
     return [
         make_spec(manifest, bank, method, seed=0),
         make_spec(manifest, bank, method, target="yard", seed=1),

@@ -25,7 +25,7 @@ from heads.losses import (
 from heads.method import SHARED_HPARAMS
 from heads.methods.ssmdg import RECIPE, SSMDG
 from heads.network import HeadShape, Labeled, Unlabeled
-from heads.optimiser import StackedAdamW
+from heads.optimiser import Rate, StackedOptimiser
 from heads.prototypes import Prototypes
 
 DIMS = {"video": 2304, "flow": 2048, "audio": 512}
@@ -102,7 +102,7 @@ def parameter_map(method: SSMDG, modalities: list[str]) -> dict[str, Tensor]:
     """The reference's parameter names to ours; weights are transposed there."""
     net = method.network
     out: dict[str, Tensor] = {}
-    for i, layer in (("0", net.fused_first), ("3", net.fused_last)):
+    for i, layer in (("0", net.fusion.first), ("3", net.fusion.last)):
         out[f"mlp_cls.enc_net.{i}.weight"], out[f"mlp_cls.enc_net.{i}.bias"] = layer.weight, layer.bias
     for a in modalities:
         for b in modalities:
@@ -136,8 +136,9 @@ def build(case: str, golden: np.lib.npyio.NpzFile, inputs: Inputs, threshold: fl
         fused_hidden=512,
         translator_hidden=1028,
     )
-    values = {**SHARED_HPARAMS, **RECIPE.hparams, "unseen_prototypes": 1.0, "threshold": threshold}
-    method = SSMDG(shape, {k: torch.tensor([v], dtype=torch.float64) for k, v in values.items()}, [0]).double()
+    values = {**SHARED_HPARAMS, **RECIPE.hparams, **RECIPE.paper, "threshold": threshold}
+    tensors = {k: torch.tensor([v], dtype=torch.float64) for k, v in values.items() if not isinstance(v, str)}
+    method = SSMDG(shape, tensors, [0]).double()
     parameters = parameter_map(method, modalities)
     assert set(parameters) == set(json.loads(str(golden["meta_json"]))["param_names"][case])
     with torch.no_grad():
@@ -202,7 +203,8 @@ def test_training_steps(golden: np.lib.npyio.NpzFile, case: str, optimiser: str)
     method = build(case, golden, inputs)
     parameters = parameter_map(method, modalities)
     initial = {k: v.detach().clone() for k, v in parameters.items()}
-    adamw = StackedAdamW(list(method.parameters()), [1e-4], [1e-3])
+    rate = Rate(1e-4, 1e-3) if optimiser == "adamw" else Rate(0.1)
+    update = StackedOptimiser(optimiser, list(method.parameters()), [rate])
     for step in range(steps):
         key = f"{case}/{optimiser}/step{step}"
         if case == "edge_no_confident_step1":
@@ -230,13 +232,7 @@ def test_training_steps(golden: np.lib.npyio.NpzFile, case: str, optimiser: str)
                 # Outside the graph of its one objective: the reference hands AdamW no gradient at all. A stack hands
                 # it zeros, because "this run had no confident clip" is not known on the host.
                 parameter.grad = None
-        if optimiser == "adamw":
-            adamw.step()
-        else:
-            with torch.no_grad():
-                for parameter in method.parameters():
-                    parameter.sub_(0.1 * (parameter.grad if parameter.grad is not None else 0.0))
-                    parameter.grad = None
+        update.step(step)
         for name, parameter in parameters.items():
             delta = reduce(reference_layout(parameter - initial[name], name))
             expected = golden[f"{key}/param_delta/{name}"]
