@@ -27,16 +27,36 @@ def _dot(first: Gradients, second: Gradients) -> Tensor | float:
     return add_up([(a * b).flatten(1).sum(1) for a, b in pairs]) if pairs else 0.0
 
 
-def pcgrad_coefficients(first: Gradients, second: Gradients) -> tuple[Tensor, Tensor]:
+def pcgrad_coefficients(first: Gradients, second: Gradients, share: float = 1.0) -> tuple[Tensor, Tensor]:
     """Weights ``(runs,)`` of two gradients in PCGrad's merged gradient ``a g1 + b g2`` (Yu et al. 2020, algorithm 1).
 
     Where ``g1.g2 < 0`` each gradient loses its component along the other's original, then both are averaged; as in
     SSMDG's release the squared norms carry 1e-8. Elsewhere both weights are 1/2.
+
+    Args:
+        first: gradients of one objective, each with a leading ``runs`` axis.
+        second: of the other.
+        share: what is given is this share of the true gradients, a power of two.
     """
-    conflict = torch.as_tensor(_dot(first, second)).clamp(max=0)
-    a = (1 - conflict / (_square_norm(first) + 1e-8)) / 2
-    b = (1 - conflict / (_square_norm(second) + 1e-8)) / 2
+    square = share**2
+    conflict = torch.as_tensor(_dot(first, second)).clamp(max=0) / square
+    a = (1 - conflict / (_square_norm(first) / square + 1e-8)) / 2
+    b = (1 - conflict / (_square_norm(second) / square + 1e-8)) / 2
     return a, b
+
+
+def _scale(gradients: Gradients, factor: Tensor) -> None:
+    """Multiply by ``factor`` ``(runs,)`` in place; on a CPU runs whose factor is 1 are not touched."""
+    if factor.is_cuda:
+        for g in gradients:
+            if g is not None:
+                g.mul_(factor.view((-1,) + (1,) * (g.dim() - 1)))
+        return
+    for run, value in enumerate(factor.tolist()):
+        if value != 1:
+            for g in gradients:
+                if g is not None:
+                    g[run].mul_(value)
 
 
 def pcgrad(first: Tensor, second: Tensor, parameters: Sequence[Tensor]) -> None:
@@ -50,19 +70,18 @@ def pcgrad(first: Tensor, second: Tensor, parameters: Sequence[Tensor]) -> None:
         second: ``(runs,)`` objective of the unlabeled batch.
         parameters: all trainable tensors, each with a leading ``runs`` axis.
     """
-    gradients_first = torch.autograd.grad(first.sum(), parameters, retain_graph=True, allow_unused=True)
-    gradients_second = torch.autograd.grad(second.sum(), parameters, allow_unused=True)
-    a, b = pcgrad_coefficients(gradients_first, gradients_second)
+    # Of half the objectives: without a conflict these are the merged gradient's parts, and no pass over them is needed.
+    gradients_first = torch.autograd.grad((first / 2).sum(), parameters, retain_graph=True, allow_unused=True)
+    gradients_second = torch.autograd.grad((second / 2).sum(), parameters, allow_unused=True)
+    a, b = pcgrad_coefficients(gradients_first, gradients_second, share=0.5)
     has_first, has_second = ~(first <= 0), ~(second <= 0)
     one, zero = torch.ones_like(a), torch.zeros_like(a)
-    a = torch.where(has_first, torch.where(has_second, a, one), zero)
-    b = torch.where(has_second, torch.where(has_first, b, one), zero)
+    _scale(gradients_first, 2 * torch.where(has_first, torch.where(has_second, a, one), zero))
+    _scale(gradients_second, 2 * torch.where(has_second, torch.where(has_first, b, one), zero))
     for parameter, g1, g2 in zip(parameters, gradients_first, gradients_second, strict=True):
-        axes = (-1,) + (1,) * (parameter.dim() - 1)
         if g1 is not None and g2 is not None:
-            # Not addcmul: a fused multiply-add rounds differently at the ragged end of a tensor.
-            parameter.grad = g1.mul_(a.view(axes)).add_(g2.mul_(b.view(axes)))
+            parameter.grad = g1.add_(g2)
         elif g1 is not None:
-            parameter.grad = g1.mul_(a.view(axes))
+            parameter.grad = g1
         else:
-            parameter.grad = torch.zeros_like(parameter) if g2 is None else g2.mul_(b.view(axes))
+            parameter.grad = torch.zeros_like(parameter) if g2 is None else g2

@@ -12,20 +12,31 @@ from heads.randomness import RunStreams, seed_from
 
 
 class StackedLinear(nn.Module):
-    """``runs`` independent linear layers as one batched matrix product."""
+    """``runs`` independent linear layers as one batched matrix product.
 
-    def __init__(self, runs: int, in_features: int, out_features: int) -> None:
+    Args:
+        runs: number of runs.
+        in_features: size of the input.
+        out_features: size of the output.
+        dead_in: the last so many inputs are padding and always zero.
+        dead_out: the last so many outputs are padding: they start at zero and nothing moves them.
+    """
+
+    def __init__(self, runs: int, in_features: int, out_features: int, dead_in: int = 0, dead_out: int = 0) -> None:
         super().__init__()
+        self.live = (in_features - dead_in, out_features - dead_out)
         self.weight = nn.Parameter(torch.empty(runs, in_features, out_features))
         self.bias = nn.Parameter(torch.empty(runs, 1, out_features))
 
     def initialise(self, run: int, generator: torch.Generator) -> None:
         """Draw one run's parameters as PyTorch's ``nn.Linear`` does: uniform in +-1/sqrt(in_features)."""
-        bound = 1 / math.sqrt(self.weight.shape[1])
+        inputs, outputs = self.live
+        bound = 1 / math.sqrt(inputs)
         with torch.no_grad():
-            for parameter in (self.weight, self.bias):
-                values = torch.rand(parameter.shape[1:], generator=generator, dtype=torch.float64)
-                parameter[run] = (values * 2 - 1) * bound
+            for parameter, rows in ((self.weight, inputs), (self.bias, 1)):
+                values = torch.rand(rows, outputs, generator=generator, dtype=torch.float64)
+                parameter[run] = 0
+                parameter[run, :rows, :outputs] = (values * 2 - 1) * bound
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(runs, batch, in)`` to ``(runs, batch, out)``."""

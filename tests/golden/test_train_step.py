@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from heads.gradients import pcgrad_coefficients
-from heads.layers import unit
+from heads.layers import StackedLinear, unit
 from heads.losses import (
     alignment_terms,
     consensus_pseudo_labels,
@@ -98,27 +98,33 @@ def case_modalities(case: str) -> list[str]:
     return [m for m in DIMS if m in [LETTER[x] for x in letters]]
 
 
-def parameter_map(method: SSMDG, modalities: list[str]) -> dict[str, Tensor]:
-    """The reference's parameter names to ours; weights are transposed there."""
+def parameter_map(method: SSMDG, modalities: list[str]) -> tuple[dict[str, Tensor], dict[str, tuple[int, int]]]:
+    """The reference's parameter names to ours, and how much of each is no padding; weights are transposed there."""
     net = method.network
     out: dict[str, Tensor] = {}
+    live: dict[str, tuple[int, int]] = {}
+
+    def linear(name: str, layer: StackedLinear) -> None:
+        out[f"{name}.weight"], out[f"{name}.bias"] = layer.weight, layer.bias
+        live[f"{name}.weight"], live[f"{name}.bias"] = layer.live, (1, layer.live[1])
+
     for i, layer in (("0", net.fusion.first), ("3", net.fusion.last)):
-        out[f"mlp_cls.enc_net.{i}.weight"], out[f"mlp_cls.enc_net.{i}.bias"] = layer.weight, layer.bias
+        linear(f"mlp_cls.enc_net.{i}", layer)
     for a in modalities:
         for b in modalities:
             if a != b:
                 translator = method.translators[f"{a}_to_{b}"]
                 for i, layer in (("0", translator.first), ("2", translator.second), ("5", translator.last)):
-                    out[f"mlp_{a[0]}2{b[0]}.enc_net.{i}.weight"] = layer.weight
-                    out[f"mlp_{a[0]}2{b[0]}.enc_net.{i}.bias"] = layer.bias
-        out[f"cls_heads.{a}.weight"], out[f"cls_heads.{a}.bias"] = net.unimodal[a].weight, net.unimodal[a].bias
+                    linear(f"mlp_{a[0]}2{b[0]}.enc_net.{i}", layer)
+        linear(f"cls_heads.{a}", net.unimodal[a])
         if hasattr(net.adapters[a], "scale"):
-            out[f"adapter.{a}.scale"] = net.adapters[a].scale
-    return out
+            name, scale = f"adapter.{a}.scale", net.adapters[a].scale
+            out[name], live[name] = scale, (1, scale.shape[-1])
+    return out, live
 
 
-def reference_layout(tensor: Tensor, name: str) -> np.ndarray:
-    value = tensor.detach()[0]
+def reference_layout(tensor: Tensor, name: str, live: tuple[int, int]) -> np.ndarray:
+    value = tensor.detach()[0, : live[0], : live[1]]
     return (value.T if name.endswith("weight") else value).numpy().ravel()
 
 
@@ -126,7 +132,9 @@ def reduce(flat: np.ndarray) -> np.ndarray:
     return flat if flat.size <= 2600 else flat[:: flat.size // 256][:256]
 
 
-def build(case: str, golden: np.lib.npyio.NpzFile, inputs: Inputs, threshold: float = 0.95) -> SSMDG:
+def build(
+    case: str, golden: np.lib.npyio.NpzFile, inputs: Inputs, dtype: torch.dtype = torch.float64, threshold: float = 0.95
+) -> SSMDG:
     modalities = case_modalities(case)
     shape = HeadShape(
         dims=tuple((m, DIMS[m]) for m in modalities),
@@ -137,18 +145,19 @@ def build(case: str, golden: np.lib.npyio.NpzFile, inputs: Inputs, threshold: fl
         translator_hidden=1028,
     )
     values = {**SHARED_HPARAMS, **RECIPE.hparams, **RECIPE.paper, "threshold": threshold}
-    tensors = {k: torch.tensor([v], dtype=torch.float64) for k, v in values.items() if not isinstance(v, str)}
-    method = SSMDG(shape, tensors, [0]).double()
-    parameters = parameter_map(method, modalities)
+    tensors = {k: torch.tensor([v], dtype=dtype) for k, v in values.items() if not isinstance(v, str)}
+    method = SSMDG(shape, tensors, [0]).to(dtype)
+    parameters, live = parameter_map(method, modalities)
     assert set(parameters) == set(json.loads(str(golden["meta_json"]))["param_names"][case])
     with torch.no_grad():
         for name, parameter in parameters.items():
             stored = f"init/{case}/{name}"
-            matrix = parameter.shape[1:][::-1] if name.endswith("weight") else (parameter.shape[-1],)
+            rows, columns = live[name]
+            matrix = (columns, rows) if name.endswith("weight") else (columns,)
             value = (
                 golden[stored].astype(np.float64) if stored in golden else inputs.parameter(name, tuple(matrix))
             ).reshape(matrix)
-            parameter[0] = torch.from_numpy(value.T if name.endswith("weight") else value[None])
+            parameter[0, :rows, :columns] = torch.from_numpy(value.T if name.endswith("weight") else value[None])
         for m in modalities:
             start = normal(f"{inputs.tag}/prototype0/{m}", (2, 5, DIMS[m]))
             start = f32(start / np.linalg.norm(start, axis=-1, keepdims=True))
@@ -156,11 +165,13 @@ def build(case: str, golden: np.lib.npyio.NpzFile, inputs: Inputs, threshold: fl
     return method
 
 
-def batches(inputs: Inputs, step: int, modalities: list[str]) -> tuple[Labeled, Unlabeled]:
+def batches(
+    inputs: Inputs, step: int, modalities: list[str], dtype: torch.dtype = torch.float64
+) -> tuple[Labeled, Unlabeled]:
     labels = inputs.labels(step)
 
     def tensors(base: str, strong: bool = False) -> dict[str, Tensor]:
-        return {m: torch.from_numpy(inputs.features(step, base, m, strong))[None] for m in modalities}
+        return {m: torch.from_numpy(inputs.features(step, base, m, strong))[None].to(dtype) for m in modalities}
 
     def here(n: int) -> dict[str, Tensor]:
         return {m: torch.ones(1, n, dtype=torch.bool) for m in modalities}
@@ -172,7 +183,12 @@ def batches(inputs: Inputs, step: int, modalities: list[str]) -> tuple[Labeled, 
 
 
 def check_terms(
-    golden: np.lib.npyio.NpzFile, key: str, terms: dict[str, Tensor], objectives: tuple[Tensor, ...]
+    golden: np.lib.npyio.NpzFile,
+    key: str,
+    terms: dict[str, Tensor],
+    objectives: tuple[Tensor, ...],
+    rel: float = 1e-9,
+    tiny: float = 1e-12,
 ) -> None:
     for name, term in terms.items():
         value = term.item()
@@ -186,9 +202,9 @@ def check_terms(
             "translation": f"loss/translation_{rest}",
         }[part]
         expected = float(golden[f"{key}/{stored}"]) if f"{key}/{stored}" in golden else 0.0
-        assert value == pytest.approx(expected, rel=1e-9, abs=1e-12), name
-    assert objectives[0].item() == pytest.approx(float(golden[f"{key}/loss/labelled_total"]), rel=1e-9)
-    assert objectives[1].item() == pytest.approx(float(golden[f"{key}/loss/unlabelled_total"]), rel=1e-9, abs=1e-12)
+        assert value == pytest.approx(expected, rel=rel, abs=tiny), name
+    assert objectives[0].item() == pytest.approx(float(golden[f"{key}/loss/labelled_total"]), rel=rel)
+    assert objectives[1].item() == pytest.approx(float(golden[f"{key}/loss/unlabelled_total"]), rel=rel, abs=tiny)
 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
@@ -201,7 +217,8 @@ def test_training_steps(golden: np.lib.npyio.NpzFile, case: str, optimiser: str)
     inputs = Inputs(meta, edge_domain=case == "edge_unlabelled_domain")
     modalities = case_modalities(case)
     method = build(case, golden, inputs)
-    parameters = parameter_map(method, modalities)
+    parameters, live = parameter_map(method, modalities)
+    order = meta["param_names"][case]
     initial = {k: v.detach().clone() for k, v in parameters.items()}
     rate = Rate(1e-4, 1e-3) if optimiser == "adamw" else Rate(0.1)
     update = StackedOptimiser(optimiser, list(method.parameters()), [rate])
@@ -223,9 +240,12 @@ def test_training_steps(golden: np.lib.npyio.NpzFile, case: str, optimiser: str)
         check_terms(golden, key, terms, objectives)
         method.combine(objectives)
         active = bool(golden[f"{key}/pcgrad/active"])
+        if active:
+            norms = [np.linalg.norm(reference_layout(parameters[n].grad, n, live[n])) for n in order]
+            np.testing.assert_allclose(norms, golden[f"{key}/grad_merged_norm"], rtol=1e-9, atol=1e-13)
         for name, parameter in parameters.items():
             if active:
-                got = reduce(reference_layout(parameter.grad, name))
+                got = reduce(reference_layout(parameter.grad, name, live[name]))
                 expected = golden[f"{key}/grad_merged/{name}"]
                 np.testing.assert_allclose(got, expected, rtol=2e-6, atol=1e-7 * max(np.abs(expected).max(), 1e-12))
             elif not parameter.grad.any():
@@ -234,9 +254,18 @@ def test_training_steps(golden: np.lib.npyio.NpzFile, case: str, optimiser: str)
                 parameter.grad = None
         update.step(step)
         for name, parameter in parameters.items():
-            delta = reduce(reference_layout(parameter - initial[name], name))
+            delta = reduce(reference_layout(parameter - initial[name], name, live[name]))
             expected = golden[f"{key}/param_delta/{name}"]
             np.testing.assert_allclose(delta, expected, rtol=2e-6, atol=2e-6 * max(np.abs(expected).max(), 1e-12))
+        for stored, start in (("param_norm", None), ("param_delta_norm", initial)):
+            norms = [
+                np.linalg.norm(reference_layout(parameters[n] - (start[n] if start else 0), n, live[n])) for n in order
+            ]
+            np.testing.assert_allclose(norms, golden[f"{key}/{stored}"], rtol=1e-9, atol=1e-13)
+        for name, parameter in parameters.items():
+            padding = parameter.detach()[0].clone()
+            padding[: live[name][0], : live[name][1]] = 0
+            assert not padding.any(), name
         for m in modalities:
             own = f"{key}/proto/{m}"
             stored = golden[own] if own in golden else golden[f"proto/step{step}/{m}"]
@@ -244,6 +273,38 @@ def test_training_steps(golden: np.lib.npyio.NpzFile, case: str, optimiser: str)
             counts = golden[count] if count in golden else golden[f"proto_count/step{step}/{m}"]
             np.testing.assert_allclose(method.prototypes.vectors(m)[0][..., ::16], stored, rtol=1e-9, atol=1e-11)
             np.testing.assert_array_equal(method.prototypes.counts(m)[0], counts)
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+@pytest.mark.parametrize("case", CASES)
+def test_training_steps_in_single_precision(golden: np.lib.npyio.NpzFile, case: str, optimiser: str) -> None:
+    """Against the reference's own float32 run: 1e-5 relative, 2e-6 absolute (its small terms differ by as much)."""
+    prefix = f"f32/{case}/{optimiser}/step"
+    steps = len({k.split("/")[3] for k in golden.files if k.startswith(prefix)})
+    if not steps:
+        pytest.skip("the golden set has no such case")
+    inputs = Inputs(json.loads(str(golden["meta_json"])), edge_domain=case == "edge_unlabelled_domain")
+    modalities = case_modalities(case)
+    method = build(case, golden, inputs, torch.float32)
+    rate = Rate(1e-4, 1e-3) if optimiser == "adamw" else Rate(0.1)
+    update = StackedOptimiser(optimiser, list(method.parameters()), [rate])
+    for step in range(steps):
+        key = f"{prefix}{step}"
+        if case == "edge_no_confident_step1":
+            method.hparam("threshold").fill_(1.01 if step == 1 else 0.95)
+        labeled, unlabeled = batches(inputs, step, modalities, torch.float32)
+        pseudo = method.pseudo_labels(method.predict(unlabeled.weak, unlabeled.present), unlabeled.present)
+        assert (pseudo.labels[0].numpy() == golden[f"{key}/pseudo_labels"]).all()
+        assert (pseudo.accepted[0].numpy() == golden[f"{key}/mask_consensus"]).all()
+        assert (pseudo.masks["nonconsensus"][0].numpy() == golden[f"{key}/mask_nonconsensus"]).all()
+        terms = method.losses(labeled, unlabeled, None, step)
+        check_terms(golden, key, terms, method.objectives(terms), rel=1e-5, tiny=2e-6)
+        method.combine(method.objectives(terms))
+        if not bool(golden[f"{key}/pcgrad/active"]):
+            for parameter in method.parameters():
+                if not parameter.grad.any():
+                    parameter.grad = None
+        update.step(step)
 
 
 @pytest.mark.parametrize("name", ["n1", "n2", "n6", "floor"])
