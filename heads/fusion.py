@@ -29,7 +29,7 @@ class Fusion(nn.Module):
     """
 
     additive = False
-    has_hidden = False
+    fewest_modalities = 1
 
     def __init__(self, runs: int, dims: Mapping[str, int], classes: int, hidden: int) -> None:
         super().__init__()
@@ -69,8 +69,6 @@ class _Rows:
 
 class Concat(Fusion):
     """Linear, ReLU, dropout, linear on the concatenation (SSMDG's fused classifier)."""
-
-    has_hidden = True
 
     def __init__(self, runs: int, dims: Mapping[str, int], classes: int, hidden: int) -> None:
         super().__init__(runs, dims, classes, hidden)
@@ -144,6 +142,8 @@ class FiLM(Fusion):
     the others.
     """
 
+    fewest_modalities = 2
+
     def __init__(self, runs: int, dims: Mapping[str, int], classes: int, hidden: int) -> None:
         super().__init__(runs, dims, classes, hidden)
         self.base, *others = self.modalities
@@ -167,7 +167,7 @@ class FiLM(Fusion):
 class BiGated(Fusion):
     """Gated in both directions (Kiela et al. 2018): ``W sum_{a != b} sigmoid(U_a h_a) * V_b h_b``."""
 
-    has_hidden = True
+    fewest_modalities = 2
 
     def __init__(self, runs: int, dims: Mapping[str, int], classes: int, hidden: int) -> None:
         super().__init__(runs, dims, classes, hidden)

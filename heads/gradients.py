@@ -46,17 +46,16 @@ def pcgrad_coefficients(first: Gradients, second: Gradients, share: float = 1.0)
 
 
 def _scale(gradients: Gradients, factor: Tensor) -> None:
-    """Multiply by ``factor`` ``(runs,)`` in place; on a CPU runs whose factor is 1 are not touched."""
-    if factor.is_cuda:
-        for g in gradients:
-            if g is not None:
-                g.mul_(factor.view((-1,) + (1,) * (g.dim() - 1)))
-        return
-    for run, value in enumerate(factor.tolist()):
-        if value != 1:
-            for g in gradients:
-                if g is not None:
-                    g[run].mul_(value)
+    """Multiply by ``factor`` ``(runs,)`` in place; on a CPU runs whose factor is 1 are not touched if they are many."""
+    changed = [] if factor.is_cuda else [(run, value) for run, value in enumerate(factor.tolist()) if value != 1]
+    whole = factor.is_cuda or 2 * len(changed) > len(factor)
+    for g in gradients:
+        if g is None:
+            continue
+        if whole:
+            g.mul_(factor.view((-1,) + (1,) * (g.dim() - 1)))
+        for run, value in () if whole else changed:
+            g[run].mul_(value)
 
 
 def pcgrad(first: Tensor, second: Tensor, parameters: Sequence[Tensor]) -> None:

@@ -184,6 +184,7 @@ class Recipe:
     build: Callable[[HeadShape, Mapping[str, Tensor], Sequence[int]], Method]
     hparams: Mapping[str, float | str]  # the method's own hyperparameters and their defaults
     paper: Mapping[str, float | str] = field(default_factory=dict)  # what ``--variant paper`` sets: as the release does
+    fewest_modalities: int = 1
     all_labels: bool = False  # trains on the labels of all source training clips: an upper bound
 
 

@@ -52,7 +52,7 @@ def resolve_hparams(
         variant: ``paper`` takes the method's switches as its authors' release has them.
 
     Raises:
-        UsageError: unknown method, hyperparameter or choice, or a value that is not allowed.
+        UsageError: unknown method, hyperparameter or choice, a value that is not allowed, or too few modalities.
     """
     choose("method", method, [*METHODS, *CLASSICAL])
     choose("variant", variant, ("strict", "paper"))
@@ -63,7 +63,22 @@ def resolve_hparams(
     for name, value in overrides.items():
         choose(f"hyperparameter of {method}", name, known)
         known[name] = _checked(name, value)
+    if method in METHODS:
+        _enough_modalities(method, str(known["fusion"]), [name for name, _ in dims])
     return known
+
+
+def _enough_modalities(method: str, fusion: str, modalities: Sequence[str]) -> None:
+    needs = {
+        f"method {method!r}": METHODS[method].fewest_modalities,
+        f"fusion {fusion!r}": FUSIONS[fusion].fewest_modalities,
+    }
+    for name, fewest in needs.items():
+        if len(modalities) < fewest:
+            raise UsageError(
+                f"{name} needs at least {fewest} modalities, and there is only {', '.join(modalities)}; add one with "
+                "--modalities, or choose another"
+            )
 
 
 def _defaults(

@@ -197,5 +197,6 @@ RECIPE = Recipe(
         "distances_after_dropout": 0.0,
         "mix_unlabeled": 0.0,  # with mixing: whether the consensus batch is mixed too
     },
+    fewest_modalities=2,
     paper={"unseen_prototypes": 1.0, "distances_after_dropout": 1.0},
 )

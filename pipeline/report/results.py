@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import UsageError
-from pipeline.report.settings import METHOD_NAMES, Setting, Variant, group_by_setting, variant_labels
+from pipeline.report.settings import METHOD_NAMES, UPPER_BOUNDS, Setting, Variant, group_by_setting, variant_labels
 from pipeline.report.statistics import Paired, mean_and_standard_error, paired_difference
 from pipeline.types import RunResult
 
@@ -68,11 +68,12 @@ class ResultTable:
         """Rank of every row in a column: 1 best, 2 second (from three ranked rows on), 0 unmarked.
 
         Equal at the printed digit is equal. Cells of fewer seeds than the fullest cell of the column are not ranked,
-        nor is anything in a column with a single ranked cell.
+        nor are upper bounds, nor is anything in a column with a single ranked cell.
         """
         cells = [row.cells[column] for row in self.rows]
         fullest = max((cell.n for cell in cells), default=0)
         printed = [None if c.mean is None or c.n < fullest else round(100 * c.mean, 1) for c in cells]
+        printed = [None if row.method in UPPER_BOUNDS else p for row, p in zip(self.rows, printed, strict=True)]
         ranked = [value for value in printed if value is not None]
         if len(ranked) < 2:
             return (0,) * len(cells)

@@ -149,6 +149,12 @@ def _repeat(table: ResultTable, runs: Sequence[RunResult]) -> Repeat:
         ("Target clips evaluated", setting.target_text),
         ("Selection rule", setting.selection_text),
         ("Steps", f"{setting.steps}, evaluated every {setting.eval_every}"),
+        ("Compact features", setting.projection),
+        ("Precision", setting.precision),
+        (
+            "Early stopping",
+            f"after {setting.patience} evaluations without a better one" if setting.patience else "none",
+        ),
         ("Batch", f"{setting.batch_labeled} labeled + {setting.batch_unlabeled} unlabeled"),
         ("Seeds", ", ".join(seed_text(seed) for seed in table.seeds)),
         ("Code version", setting.version or "not recorded"),

@@ -22,6 +22,8 @@ METHOD_NAMES = {  # in the order of the tables
     "supervised": "Fully supervised (upper bound)",
 }
 
+UPPER_BOUNDS = frozenset({"supervised"})  # methods that see labels which the others do not; never marked as best
+
 SELECTION_RULES = {
     "last": "the last evaluation of every run; nothing is selected",
     "source-val": "the evaluation with the highest accuracy on the source domains' validation clips, "

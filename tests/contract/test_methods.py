@@ -17,7 +17,7 @@ from heads.optimiser import Rate, StackedOptimiser
 from heads.randomness import RunStreams
 from pipeline.classical import CLASSICAL
 from pipeline.hparams import resolve_hparams
-from pipeline.report.settings import METHOD_NAMES, SELECTION_RULES
+from pipeline.report.settings import METHOD_NAMES, SELECTION_RULES, UPPER_BOUNDS
 from pipeline.select import SELECTION
 from tests.contract.conftest import tensors
 
@@ -234,6 +234,11 @@ def zero_unlabeled(batch: tuple[Labeled, Unlabeled]) -> tuple[Labeled, Unlabeled
     return batch[0], scaled(0)(batch)[1]
 
 
+def one_domain(batch: tuple[Labeled, Unlabeled]) -> tuple[Labeled, Unlabeled]:
+    """The other source domain has no labels at all."""
+    return replace(batch[0], domain=torch.zeros_like(batch[0].domain)), batch[1]
+
+
 def one_label(batch: tuple[Labeled, Unlabeled]) -> tuple[Labeled, Unlabeled]:
     return replace(batch[0], y=torch.ones_like(batch[0].y)), batch[1]
 
@@ -246,6 +251,7 @@ CASES: dict[str, tuple[dict[str, int], tuple[float, float], Callable | None]] = 
     "a batch of one": ({"size": 1}, (0.0, 0.0), None),
     "a batch of one without any modality": ({"size": 1}, (0.0, 0.0), first_clip_without_media),
     "a single class": ({"classes": 1}, (0.0, 0.0), None),
+    "a domain without labels": ({}, (0.0, 0.0), one_domain),
     "one label in the batch": ({}, (0.0, 0.0), one_label),
     "zero features": ({}, (0.0, 0.0), scaled(0)),
     "zero unlabeled features": ({}, (0.0, 0.0), zero_unlabeled),
@@ -315,3 +321,4 @@ def test_a_run_that_accepts_nothing_has_the_gradients_of_labeled_only(name: str,
 def test_every_method_and_selection_rule_has_its_name_in_the_report() -> None:
     assert {name: recipe.title for name, recipe in (METHODS | CLASSICAL).items()} == METHOD_NAMES
     assert set(SELECTION) == set(SELECTION_RULES)
+    assert {name for name, recipe in METHODS.items() if recipe.all_labels} == UPPER_BOUNDS

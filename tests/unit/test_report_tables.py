@@ -136,6 +136,13 @@ def test_ranks_mark_best_and_second_and_ties_at_the_printed_digit() -> None:
     assert ranks(0.5) == (0,)
 
 
+def test_an_upper_bound_is_never_marked_as_best() -> None:
+    results = [run(m, "A", 0, a) for m, a in (("erm", 0.5), ("ssmdg", 0.6), ("supervised", 0.9))]
+    table = result_table(results)
+    assert [r.method for r in table.rows] == ["erm", "ssmdg", "supervised"]
+    assert table.ranks(0) == (0, 1, 0)
+
+
 def test_diverged_runs_are_in_no_mean_and_are_named() -> None:
     lost = run("fixmatch", "A", 1, None)
     results = [r for r in tiny() if (r.spec.method, r.spec.target, r.spec.split_seed) != ("fixmatch", "A", 1)]
