@@ -184,7 +184,9 @@ def _frame_inputs(clip: Clip, makes: Sequence[str], settings: ExtractSettings, c
     if "video" not in clip.media:
         raise MediaAbsent("no_video_path", "the manifest names no video for this clip")
     with clock.stage("decode"):
-        reader = open_frames(clip.media["video"], clip.start_seconds, clip.end_seconds, clip.rate_hz)
+        reader = open_frames(
+            clip.media["video"], clip.start_seconds, clip.end_seconds, clip.rate_hz, clip.frame_numbers
+        )
     with reader:
         # Flow image i lies between frames i and i + 1, so a clip has one fewer of them.
         totals = {"video": reader.num_frames, "flow": reader.num_frames - 1}
@@ -215,7 +217,7 @@ def _frame_inputs(clip: Clip, makes: Sequence[str], settings: ExtractSettings, c
 def _stored_flow_inputs(clip: Clip, makes: Sequence[str], settings: ExtractSettings, clock: Clock) -> Inputs:
     """Views of precomputed flow."""
     with clock.stage("decode"):
-        reader = open_flow(clip.media["flow"], clip.start_seconds, clip.end_seconds, clip.rate_hz)
+        reader = open_flow(clip.media["flow"], clip.start_seconds, clip.end_seconds, clip.rate_hz, clip.flow_numbers)
     with reader:
         plans = _plan(clip, reader.num_frames, "flow", settings)
         needed = needed_indices(plans)
@@ -253,7 +255,8 @@ def _encode(encoder: Encoder, views: Sequence[torch.Tensor]) -> NDArray[np.float
 
 def fingerprint(clip: Clip) -> str:
     """Identify a clip's media: sizes, first and last bytes, and the stretch; not names, times or the whole content."""
-    state = hashlib.sha256(repr((clip.start_seconds, clip.end_seconds, clip.rate_hz)).encode())
+    numbers = tuple(n for n in (clip.frame_numbers, clip.flow_numbers) if n is not None)
+    state = hashlib.sha256(repr((clip.start_seconds, clip.end_seconds, clip.rate_hz, *numbers)).encode())
     for key in sorted(clip.media):
         state.update(f"{key}:{_path_fingerprint(clip.media[key])}".encode())
     return state.hexdigest()[:32]

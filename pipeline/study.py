@@ -11,7 +11,7 @@ from cache.store import FeatureGroup, FeatureTable
 from heads.fillers import FILLERS
 from heads.methods import METHODS
 from pipeline.console import progress, status
-from pipeline.datasets import NOTES, DatasetRequest, load_dataset
+from pipeline.datasets import DATASETS, DatasetRequest, load_dataset
 from pipeline.datasets.demo import DemoSpec
 from pipeline.encode import ExtractSettings
 from pipeline.errors import MediaError, UsageError, choose
@@ -193,7 +193,7 @@ def build_report(
 
 def notes(dataset: str, settings: ExtractSettings) -> list[str]:
     """What a reader must know before reading a number."""
-    found = [NOTES[dataset]] if dataset in NOTES else []
+    found = [DATASETS[dataset].note] if dataset in DATASETS and DATASETS[dataset].note else []
     by_note: dict[str, list[str]] = {}
     for modality in settings.modalities:
         backbone = settings.backbone(modality)
@@ -239,7 +239,8 @@ def _first_picture(manifest: Manifest, domain: str, label: str) -> bytes | None:
         if clip.domain != domain or clip.label != label or "video" not in clip.media:
             continue
         try:
-            with open_frames(clip.media["video"], clip.start_seconds, clip.end_seconds, clip.rate_hz) as reader:
+            stretch = (clip.start_seconds, clip.end_seconds, clip.rate_hz, clip.frame_numbers)
+            with open_frames(clip.media["video"], *stretch) as reader:
                 frame = reader.read([reader.num_frames // 2])[0]
         except MediaError:
             continue  # the next clip of the class serves as well

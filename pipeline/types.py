@@ -44,6 +44,10 @@ class Clip:
     start_seconds: float | None = None  # start inside the media file; None: from its beginning
     end_seconds: float | None = None  # end inside the media file; None: to its end
     rate_hz: float | None = None  # frame rate of a folder of frames; files carry their own
+    # Numbers of the first picture and behind the last, in the folders of frames and of flow; seconds then cut the
+    # sound alone.
+    frame_numbers: tuple[int, int] | None = None
+    flow_numbers: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         start = 0.0 if self.start_seconds is None else self.start_seconds
@@ -60,6 +64,12 @@ class Clip:
             raise ManifestError(
                 f"clip {self.clip_id!r}: rate_hz is {self.rate_hz}; it must be more than 0 frames a second"
             )
+        for name in ("frame_numbers", "flow_numbers"):
+            numbers = getattr(self, name)
+            if numbers is not None and not 0 <= numbers[0] < numbers[1]:
+                raise ManifestError(
+                    f"clip {self.clip_id!r}: {name} are {numbers}; the first must be 0 or more and less than the second"
+                )
         if not self.media:
             raise ManifestError(f"clip {self.clip_id!r} has no media; give at least one of path, audio_path, flow_path")
 

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.datasets.demo import DemoSpec, recorded_spec, write_demo
+from pipeline.datasets.demo import recorded_spec, write_demo
 from pipeline.datasets.manifest import read_manifest
+from pipeline.datasets.source import Dataset, DatasetRequest, chosen_options
 from pipeline.errors import UsageError, nearest
 from pipeline.types import Manifest
 
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class DatasetRequest:
-    """Where and how a data set is looked for."""
-
-    work: Path  # workspace; data sets that are made are written below it
-    root: Path | None = None  # folder of the media, where it is not the manifest's own
-    name: str | None = None  # name that replaces the default one
-    outside: bool = False  # allow media outside the root
-    workers: int = 1  # processes, for data sets that are made
-    progress: Progress | None = None  # called with (done, total) clips while a data set is made
-    demo: DemoSpec | None = None  # what to make; None: what is there, or the default
+__all__ = ["DATASETS", "Dataset", "DatasetRequest", "load_dataset"]
 
 
 def load_demo(request: DatasetRequest) -> Manifest:
@@ -34,15 +20,16 @@ def load_demo(request: DatasetRequest) -> Manifest:
     return read_manifest(path, name="demo")
 
 
-# What a reader of a data set's numbers must know, one sentence.
-NOTES: dict[str, str] = {
-    "demo": (
-        "The demo data are synthetic: rendered scenes and synthesised sounds, made once from a seed. They show that "
-        "everything works and how methods behave under known shifts; they do not rank methods on real video."
-    )
+DATASETS: dict[str, Dataset] = {
+    "demo": Dataset(
+        title="embedded synthetic demo",
+        load=load_demo,
+        note=(
+            "The demo data are synthetic: rendered scenes and synthesised sounds, made once from a seed. They show "
+            "that everything works and how methods behave under known shifts; they do not rank methods on real video."
+        ),
+    ),
 }
-
-DATASETS: dict[str, Callable[[DatasetRequest], Manifest]] = {"demo": load_demo}
 
 
 def load_dataset(dataset: str, request: DatasetRequest) -> Manifest:
@@ -53,7 +40,10 @@ def load_dataset(dataset: str, request: DatasetRequest) -> Manifest:
         ManifestError: a manifest with faults; all of them are listed.
     """
     if dataset in DATASETS:
-        return DATASETS[dataset](request)
+        chosen_options(dataset, DATASETS[dataset].options, request.options)
+        return DATASETS[dataset].load(request)
+    if request.options:
+        raise UsageError(f"--data-option is for data sets known by name: {', '.join(DATASETS)}")
     path = Path(dataset).expanduser()
     if path.is_file():
         return read_manifest(path, request.root, request.name, request.outside)

@@ -13,7 +13,11 @@ __all__ = ["FlowReader", "FrameFolder", "FrameReader", "Sound", "VideoReader", "
 
 
 def open_frames(
-    path: Path, start_seconds: float | None = None, end_seconds: float | None = None, rate_hz: float | None = None
+    path: Path,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+    rate_hz: float | None = None,
+    numbers: tuple[int, int] | None = None,
 ) -> FrameReader:
     """Open a clip's stretch of frames: a folder of numbered pictures, or a video file.
 
@@ -22,11 +26,12 @@ def open_frames(
         start_seconds: start of the stretch; ``None``: from the beginning.
         end_seconds: end of the stretch, exclusive; ``None``: to the end.
         rate_hz: frame rate of a folder; files carry their own.
+        numbers: of a folder, the stretch as (first number, number behind the last) instead of times.
 
     Raises:
         MediaAbsent: ``no_video_stream``.
         MediaFailed: see ``VideoReader`` and ``FrameFolder``.
     """
     if path.is_dir():
-        return FrameFolder(path, start_seconds, end_seconds, rate_hz)
+        return FrameFolder(path, start_seconds, end_seconds, rate_hz, numbers=numbers)
     return VideoReader(path, start_seconds, end_seconds)

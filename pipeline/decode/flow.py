@@ -65,7 +65,11 @@ class FlowReader(Closing):
 
 
 def open_flow(
-    path: Path, start_seconds: float | None = None, end_seconds: float | None = None, rate_hz: float | None = None
+    path: Path,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+    rate_hz: float | None = None,
+    numbers: tuple[int, int] | None = None,
 ) -> FlowReader:
     """Open precomputed optical flow.
 
@@ -75,6 +79,7 @@ def open_flow(
         start_seconds: start of the stretch; ``None``: from the beginning.
         end_seconds: end of the stretch, exclusive; ``None``: to the end.
         rate_hz: rate of the flow pictures; needed with a start or an end of a folder.
+        numbers: of a folder, the stretch as (first number, number behind the last) instead of times.
 
     Raises:
         MediaFailed: ``no_flow``, ``frame_gap`` and whatever reading the frames of either component raises.
@@ -84,8 +89,8 @@ def open_flow(
         with_times = (start_seconds, end_seconds)
         return FlowReader(VideoReader(first, *with_times, 1), VideoReader(second, *with_times, 1), path)
     stretch = (start_seconds, end_seconds, rate_hz)
-    u = FrameFolder(first, *stretch, grey=True, min_frames=1)
-    v = FrameFolder(second, *stretch, grey=True, min_frames=1)
+    u = FrameFolder(first, *stretch, numbers=numbers, grey=True, min_frames=1)
+    v = FrameFolder(second, *stretch, numbers=numbers, grey=True, min_frames=1)
     if u.numbers != v.numbers:
         raise MediaFailed(
             "frame_gap",

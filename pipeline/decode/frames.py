@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -56,6 +57,7 @@ class FrameFolder(Closing):
         start_seconds: start of the stretch; ``None``: from the first picture.
         end_seconds: end of the stretch, exclusive; ``None``: to the last picture.
         rate_hz: frame rate; needed with a start or an end.
+        numbers: the stretch as (first number, number behind the last) instead of times.
         grey: read one channel, `(indices, height, width)`.
         min_frames: fewer pictures in the stretch are an error; motion needs 2.
 
@@ -71,6 +73,7 @@ class FrameFolder(Closing):
         end_seconds: float | None = None,
         rate_hz: float | None = None,
         *,
+        numbers: tuple[int, int] | None = None,
         grey: bool = False,
         min_frames: int = 2,
     ) -> None:
@@ -78,7 +81,10 @@ class FrameFolder(Closing):
         self._grey = grey
         self.rate_hz = rate_hz
         names = _numbered(path)
-        self.numbers = _stretch(sorted(names), start_seconds, end_seconds, rate_hz, path)
+        if numbers is None:
+            self.numbers = _stretch(sorted(names), start_seconds, end_seconds, rate_hz, path)
+        else:
+            self.numbers = _numbered_stretch(names, numbers, path)
         self._names = [names[number] for number in self.numbers]
         self.num_frames = len(self._names)
         if self.num_frames < min_frames:
@@ -98,7 +104,7 @@ class FrameFolder(Closing):
             "last_number": self.numbers[-1],
             "file_frames": len(names),
         }
-        if rate_hz is not None:
+        if rate_hz is not None and numbers is None:
             behind = (self.numbers[-1] - min(names) + 1) / rate_hz
             self.facts["rate_hz"] = rate_hz
             self.facts["seconds"] = self.num_frames / rate_hz
@@ -180,7 +186,22 @@ def _is_complete(data: bytes) -> bool:
 
 
 def _numbered(path: Path) -> dict[int, str]:
-    """File name of every picture in a folder, by number."""
+    """File name of every picture in a folder, by number; clips of one folder share the listing.
+
+    It is listed anew when its time of change moves: pictures come and go, and a name says nothing about the content.
+    """
+    try:
+        changed = path.stat().st_mtime_ns
+    except FileNotFoundError:
+        raise MediaFailed("missing_file", f"{path.name} does not exist in {path.parent}") from None
+    except OSError as error:
+        raise MediaFailed("missing_file", f"{path.name} cannot be listed: {explain(error)}") from error
+    return _listed(path, changed)
+
+
+@lru_cache(maxsize=4)  # the folders of one video; a folder of an hour's frames has 200,000 names
+def _listed(path: Path, changed: int) -> dict[int, str]:
+    """The listing behind ``_numbered``."""
     try:
         names = [entry.name for entry in os.scandir(path)]
     except FileNotFoundError:
@@ -203,6 +224,24 @@ def _numbered(path: Path) -> dict[int, str]:
         found = f"its {len(names)} entries are {', '.join(sorted(names)[:4])}" if names else "it is empty"
         raise MediaFailed("no_frames", f"{path.name} holds no JPEG or PNG pictures; {found}")
     return numbered
+
+
+def _numbered_stretch(names: Mapping[int, str], numbers: tuple[int, int], path: Path) -> list[int]:
+    """Numbers of the pictures of a stretch given by numbers; every one has to be there."""
+    kept = [number for number in range(*numbers) if number in names]
+    wanted = numbers[1] - numbers[0]
+    if not kept:
+        raise MediaFailed(
+            "past_end",
+            f"{path.name} has none of frames {numbers[0]}..{numbers[1] - 1}; it has {min(names)}..{max(names)}",
+        )
+    if len(kept) < wanted:
+        missing = next(number for number in range(*numbers) if number not in names)
+        raise MediaFailed(
+            "frame_gap",
+            f"{path.name}: {wanted - len(kept)} of frames {numbers[0]}..{numbers[1] - 1} are missing, first {missing}",
+        )
+    return kept
 
 
 def _stretch(
