@@ -46,12 +46,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+splits_app = typer.Typer(
+    help="Label subsets as files that others can use.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(splits_app, name="splits")
+
 Work = Annotated[Path, typer.Option("--work", envvar="PIPE_WORK", help="Workspace: caches, results and reports.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes; 0 means one per processor.")]
 Dataset = Annotated[str, typer.Option("--dataset", help="Name of a data set (demo), or path of a CSV manifest.")]
 Root = Annotated[Path | None, typer.Option("--root", help="Folder of the media; default: the manifest's own.")]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the data set; default: from the manifest's path.")]
 Outside = Annotated[bool, typer.Option("--outside", help="Allow media outside the root.")]
+DataOption = Annotated[
+    list[str] | None, typer.Option("--data-option", help="Choice that a data set offers, name=value; repeatable.")
+]
 Modalities = Annotated[str, typer.Option("--modalities", help="Comma-separated, of video, flow, audio.")]
 Weak = Annotated[int, typer.Option("--weak", help="Weak views per clip.")]
 Strong = Annotated[int, typer.Option("--strong", help="Strong views per clip, at most as many as weak ones.")]
@@ -136,6 +144,7 @@ def extract(
     root: Root = None,
     name: Name = None,
     outside: Outside = False,
+    data_option: DataOption = None,
     modalities: Modalities = DEFAULT_MODALITIES,
     weak: Weak = 2,
     strong: Strong = 2,
@@ -149,7 +158,7 @@ def extract(
     from pipeline.show import show_extraction
     from pipeline.study import extract_features, open_dataset
 
-    options, space = _dataset(dataset, root, name, outside), _workspace(work, workers)
+    options, space = _dataset(dataset, root, name, outside, data_option), _workspace(work, workers)
     manifest = open_dataset(options, space)
     settings = _features(modalities, weak, strong, view_seed, flow, device)
     show_extraction(extract_features(manifest, settings, space))
@@ -162,6 +171,7 @@ def train_heads(
     root: Root = None,
     name: Name = None,
     outside: Outside = False,
+    data_option: DataOption = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with [run] and [axes]; options beat it.")] = None,
     labels: Annotated[
         str | None, typer.Option(help="Labeled clips per class and source domain, or a share: 5%.", show_default="5")
@@ -181,10 +191,27 @@ def train_heads(
         int | None, typer.Option(min=1, help="Steps between two evaluations.", show_default="50")
     ] = None,
     selection: Annotated[
-        str | None, typer.Option(help="last, source-val, or oracle (never a result).", show_default="last")
+        str | None,
+        typer.Option(help="last, label-honest, source-val, or oracle (never a result).", show_default="last"),
     ] = None,
     target_part: Annotated[
-        str | None, typer.Option(help="Target clips to test on: all, or its test part.", show_default="all")
+        str | None,
+        typer.Option(
+            help="Target clips to test on: all, or its test part.",
+            show_default="all; test with --protocol paper or inside a single domain",
+        ),
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="strict, or paper: the authors' draw and parts.", show_default="strict")
+    ] = None,
+    unlabeled_domains: Annotated[
+        str | None, typer.Option(help="Source domains without labels, comma-separated.", show_default="none")
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Folds of the selection label-honest.", show_default="5")
+    ] = None,
+    splits: Annotated[
+        list[Path] | None, typer.Option(help="Label subsets (JSON) instead of a draw: files or folders; repeatable.")
     ] = None,
     variant: Annotated[
         str | None,
@@ -229,12 +256,13 @@ def train_heads(
     _load()
     import dataclasses
 
+    from pipeline.labelsets import read_label_sets
     from pipeline.show import show_runs
     from pipeline.study import load_features, open_dataset
     from pipeline.study import train_heads as train
     from pipeline.sweep import SweepSettings, read_sweep
 
-    options, space = _dataset(dataset, root, name, outside), _workspace(work, workers)
+    options, space = _dataset(dataset, root, name, outside, data_option), _workspace(work, workers)
     sweep = read_sweep(config) if config else SweepSettings()
     structure = {"mixing": mixing, "fusion": fusion, "adapter": adapter, "optimizer": optimizer}
     hparams = {**{k: v for k, v in structure.items() if v is not None}, **_assignments(set_ or [])}
@@ -249,6 +277,9 @@ def train_heads(
         "eval_every": eval_every,
         "selection": selection,
         "target_part": target_part,
+        "protocol": protocol,
+        "unlabeled_domains": None if unlabeled_domains is None else _names(unlabeled_domains),
+        "folds": folds,
         "variant": variant,
         "projection": project,
         "precision": precision,
@@ -259,7 +290,9 @@ def train_heads(
     sweep = dataclasses.replace(sweep, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]
     settings = _features(modalities, weak, strong, view_seed, flow, device)
     manifest = open_dataset(options, space)
-    show_runs(*train(manifest, load_features(manifest, settings, space), settings, sweep, space))
+    label_sets = read_label_sets(splits, manifest) if splits else []
+    tables = load_features(manifest, settings, space)
+    show_runs(*train(manifest, tables, settings, sweep, space, label_sets))
 
 
 @app.command("eval")
@@ -277,6 +310,7 @@ def evaluate(
     root: Root = None,
     name: Name = None,
     outside: Outside = False,
+    data_option: DataOption = None,
     weak: Weak = 2,
     strong: Strong = 2,
     view_seed: ViewSeed = 0,
@@ -289,7 +323,7 @@ def evaluate(
     from pipeline.show import show_missing
     from pipeline.study import choose_runs, evaluate_missing, open_dataset
 
-    options, space = _dataset(dataset, root, name, outside), _workspace(work, 0)
+    options, space = _dataset(dataset, root, name, outside, data_option), _workspace(work, 0)
     manifest = open_dataset(options, space)
     chosen = choose_runs(manifest.dataset, runs, space)
     settings = _features(DEFAULT_MODALITIES, weak, strong, view_seed, flow, device)
@@ -314,6 +348,7 @@ def probe(
     root: Root = None,
     name: Name = None,
     outside: Outside = False,
+    data_option: DataOption = None,
     modalities: Modalities = DEFAULT_MODALITIES,
     weak: Weak = 2,
     strong: Strong = 2,
@@ -325,7 +360,7 @@ def probe(
     from pipeline.show import show_probe
     from pipeline.study import load_features, open_dataset, probe_features
 
-    options, space = _dataset(dataset, root, name, outside), _workspace(work, 0)
+    options, space = _dataset(dataset, root, name, outside, data_option), _workspace(work, 0)
     settings = _features(modalities, weak, strong, view_seed, flow, "cpu")
     manifest = open_dataset(options, space)
     show_probe(probe_features(manifest, load_features(manifest, settings, space), space))
@@ -338,6 +373,7 @@ def report(
     root: Root = None,
     name: Name = None,
     outside: Outside = False,
+    data_option: DataOption = None,
     modalities: Modalities = DEFAULT_MODALITIES,
     weak: Weak = 2,
     strong: Strong = 2,
@@ -349,7 +385,7 @@ def report(
     from pipeline.show import show_paths, show_table
     from pipeline.study import build_report, load_features, open_dataset, probe_features, stored_results
 
-    options, space = _dataset(dataset, root, name, outside), _workspace(work, 0)
+    options, space = _dataset(dataset, root, name, outside, data_option), _workspace(work, 0)
     manifest = open_dataset(options, space)
     results = stored_results(manifest.dataset, space)
     settings = _features(modalities, weak, strong, view_seed, flow, "cpu")
@@ -359,10 +395,60 @@ def report(
     show_paths(paths)
 
 
-def _dataset(dataset: str, root: Path | None, name: str | None, outside: bool) -> DatasetOptions:
+@splits_app.command("export")
+def splits_export(
+    dataset: Dataset,
+    output: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("label-sets"),
+    labels: Annotated[str, typer.Option(help="Labeled clips per class and source domain, or a share: 5%.")] = "5",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 5,
+    target: Annotated[str, typer.Option(help="Target domains, comma-separated; all: every one once.")] = "all",
+    protocol: Annotated[str, typer.Option(help="strict or paper.")] = "strict",
+    unlabeled_domains: Annotated[str, typer.Option(help="Source domains without labels, comma-separated.")] = "",
+    work: Work = DEFAULT_WORK,
+    root: Root = None,
+    name: Name = None,
+    outside: Outside = False,
+    data_option: DataOption = None,
+) -> None:
+    """Write the labeled clips of every target and seed as small JSON files with a digest."""
+    from pipeline.show import show_label_sets, show_paths
+    from pipeline.study import draw_label_sets, open_dataset
+
+    options, space = _dataset(dataset, root, name, outside, data_option), _workspace(work, 0)
+    manifest = open_dataset(options, space)
+    targets = () if target == "all" else _names(target)
+    sets = draw_label_sets(manifest, labels, seeds, targets, protocol, _names(unlabeled_domains))
+    show_label_sets(sets, manifest)
+    show_paths({given.digest: given.write(output) for given in sets})
+
+
+@splits_app.command("import")
+def splits_import(
+    files: Annotated[list[Path], typer.Argument(help="Files or folders of label subsets.")],
+    dataset: Dataset,
+    work: Work = DEFAULT_WORK,
+    root: Root = None,
+    name: Name = None,
+    outside: Outside = False,
+    data_option: DataOption = None,
+) -> None:
+    """Check label subsets against a data set; train with them by `pipe train-heads --splits`."""
+    from pipeline.labelsets import read_label_sets
+    from pipeline.show import show_label_sets
+    from pipeline.study import open_dataset
+
+    options, space = _dataset(dataset, root, name, outside, data_option), _workspace(work, 0)
+    manifest = open_dataset(options, space)
+    show_label_sets(read_label_sets(files, manifest), manifest)
+
+
+def _dataset(
+    dataset: str, root: Path | None, name: str | None, outside: bool, options: Sequence[str] | None
+) -> DatasetOptions:
     from pipeline.study import DatasetOptions
 
-    return DatasetOptions(dataset, root, name, outside)
+    pairs = {k: str(v) for k, v in _pairs(options or [], "--data-option split=2").items()}
+    return DatasetOptions(dataset, root, name, outside, options=pairs)
 
 
 def _workspace(work: Path, workers: int) -> Workspace:
@@ -388,14 +474,22 @@ def _names(text: str) -> tuple[str, ...]:
 def _assignments(pairs: Sequence[str]) -> dict[str, float | str]:
     """Read ``name=value`` options; a value that looks like a number is one."""
     found: dict[str, float | str] = {}
-    for pair in pairs:
-        name, sign, value = pair.partition("=")
-        if not sign or not name.strip():
-            raise UsageError(f"--set {pair!r}: write name=value, for example --set threshold=0.9")
+    for name, value in _pairs(pairs, "--set threshold=0.9").items():
         try:
-            found[name.strip()] = float(value)
+            found[name] = float(value)
         except ValueError:
-            found[name.strip()] = value.strip()
+            found[name] = value
+    return found
+
+
+def _pairs(texts: Sequence[str], example: str) -> dict[str, str]:
+    """Read ``name=value`` options."""
+    found = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name.strip():
+            raise UsageError(f"{example.split()[0]} {text!r}: write name=value, for example {example}")
+        found[name.strip()] = value.strip()
     return found
 
 

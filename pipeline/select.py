@@ -32,7 +32,20 @@ def oracle(curves: Curves) -> int:
     return _best(curves, "target/fused", "oracle")
 
 
-SELECTION: dict[str, Callable[[Curves], int]] = {"last": last, "source-val": source_val, "oracle": oracle}
+def label_honest(curves: Curves) -> int:
+    """Highest mean accuracy over folds of the run's own labeled clips: uses no label outside the budget.
+
+    Every fold is a run that is trained without that part of the labeled clips and validated on it.
+    """
+    return _best(curves, "folds/fused", "label-honest")
+
+
+SELECTION: dict[str, Callable[[Curves], int]] = {
+    "last": last,
+    "label-honest": label_honest,
+    "source-val": source_val,
+    "oracle": oracle,
+}
 
 
 def picks_latest(curves: Curves, rule: str) -> bool:
@@ -45,6 +58,7 @@ def picks_latest(curves: Curves, rule: str) -> bool:
 
 def selected(curves: Curves, rule: str) -> dict[str, float | None]:
     """Return every curve's value at the evaluation that a rule picks, and ``selected_step``."""
-    position = SELECTION[choose("selection rule", rule, SELECTION)](curves)
+    choose("selection rule", rule, SELECTION)
+    position = 0 if len(curves["step"]) == 1 else SELECTION[rule](curves)  # of one evaluation, that one
     values = {name: series[position] for name, series in curves.items() if name != "step"}
     return {"selected_step": curves["step"][position], **values}

@@ -18,6 +18,7 @@ from pipeline.console import out
 from pipeline.encode import STAGES
 from pipeline.extract import ExtractReport
 from pipeline.hparams import STRUCTURE
+from pipeline.labelsets import LabelSet
 from pipeline.missing import MissingRow
 from pipeline.report import Probe, group_by_setting, result_table, to_rich
 from pipeline.report.settings import Variant, variant_labels
@@ -167,6 +168,19 @@ def missing_table(
         if averages:
             found[key] = mean_and_standard_error(averages)
     return found
+
+
+def show_label_sets(sets: Sequence[LabelSet], manifest: Manifest) -> None:
+    """One line per label subset: what it is for, how many clips of how many classes, its digest."""
+    label = {clip.clip_id: clip.label for clip in manifest.clips}
+    table = Table("target", "sources", "budget", "seed", "protocol", "labeled", "classes", "digest", box=SIMPLE_HEAD)
+    for given in sets:
+        classes = len({label[name] for name in given.labeled})
+        row = (given.target, " ".join(given.sources), given.budget, str(given.seed), given.protocol)
+        table.add_row(
+            *map(escape, row), str(len(given.labeled)), f"{classes}/{len(manifest.classes)}", given.digest[:12]
+        )
+    out.print(table)
 
 
 def show_methods() -> None:

@@ -13,7 +13,7 @@ from heads.network import Labeled, Unlabeled
 from pipeline.bank import FeatureBank, Standardiser
 from pipeline.errors import UsageError
 from pipeline.projection import CompactBank
-from pipeline.splits import make_split
+from pipeline.splits import Labels, make_split
 from pipeline.types import Manifest, RunSpec, Split, parse_budget
 
 
@@ -23,9 +23,11 @@ def run_split(spec: RunSpec, manifest: Manifest, bank: FeatureBank | CompactBank
     Raises:
         UsageError: the run selects or stops by validation clips, and there are none.
     """
-    budget = parse_budget(spec.budget)
+    labels = Labels(
+        parse_budget(spec.budget), spec.split_seed, spec.unlabeled_domains, spec.labeled_ids, spec.folds, spec.fold
+    )
     usable = bank.usable(manifest)
-    split = make_split(manifest, spec.sources, spec.target, budget, spec.split_seed, usable, spec.target_part)
+    split = make_split(manifest, spec.sources, spec.target, labels, usable, spec.target_part, spec.protocol)
     recipe = METHODS.get(spec.method)  # none for methods that are fitted at once
     stops = recipe is not None and spec.patience > 0
     needs = "selection 'source-val'" if spec.selection == "source-val" else "early stopping" if stops else ""

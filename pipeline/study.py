@@ -16,13 +16,15 @@ from pipeline.datasets.demo import DemoSpec
 from pipeline.encode import ExtractSettings
 from pipeline.errors import MediaError, UsageError, choose
 from pipeline.extract import ExtractReport, extract
+from pipeline.labelsets import LabelSet
 from pipeline.missing import Finetuning, MissingRow, evaluate_runs
 from pipeline.probe import linear_probe
 from pipeline.process import default_workers
 from pipeline.records import ResultStore
 from pipeline.report import ExtractionSummary, ModalityCount, Probe, Quarantined, ReportInputs, write_report
+from pipeline.splits import Labels, make_split
 from pipeline.sweep import SweepSettings, load_tables, plan_runs, run_missing
-from pipeline.types import Manifest, RunResult
+from pipeline.types import Manifest, Protocol, RunResult, parse_budget
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class DatasetOptions:
     name: str | None = None
     outside: bool = False
     demo: DemoSpec | None = None  # what to make; None: what is there, or the default
+    options: Mapping[str, str] = field(default_factory=dict)  # choices that the data set offers
 
 
 def open_dataset(options: DatasetOptions, work: Workspace) -> Manifest:
@@ -68,6 +71,7 @@ def open_dataset(options: DatasetOptions, work: Workspace) -> Manifest:
             workers=work.workers,
             progress=bar.update,
             demo=options.demo,
+            options=options.options,
         )
         return load_dataset(options.dataset, request)
 
@@ -91,9 +95,10 @@ def train_heads(
     features: ExtractSettings,
     sweep: SweepSettings,
     work: Workspace,
+    label_sets: Sequence[LabelSet] = (),
 ) -> tuple[list[RunResult], int]:
     """Train what is missing, with a progress bar; returns all results and the number of runs that were missing."""
-    specs = plan_runs(manifest, tables, sweep)
+    specs = plan_runs(manifest, tables, sweep, label_sets)
     workers = work.workers if features.device == "cpu" else 1
     new = 0
     with progress(f"{len(specs)} runs") as bar:
@@ -116,6 +121,30 @@ def train_heads(
             sweep.keep_weights,
         )
     return results, new
+
+
+def draw_label_sets(
+    manifest: Manifest,
+    labels: str,
+    seeds: int,
+    targets: Sequence[str],
+    protocol: str,
+    unlabeled_domains: Sequence[str],
+) -> list[LabelSet]:
+    """The labeled clips of every target and seed, drawn from all listed clips whether they have features or not."""
+    choose("protocol", protocol, ("strict", "paper"))
+    inside = len(manifest.domains) == 1
+    found = []
+    for target in targets or manifest.domains:
+        sources = [d for d in manifest.domains if d != target or inside]
+        unlabeled = tuple(choose(f"domain of {manifest.dataset}", d, manifest.domains) for d in unlabeled_domains)
+        for seed in range(seeds):
+            chosen = Labels(parse_budget(labels), seed, tuple(d for d in unlabeled if d in sources))
+            part = "test" if inside or protocol == "paper" else "all"
+            rules: Protocol = "paper" if protocol == "paper" else "strict"
+            split = make_split(manifest, sources, target, chosen, target_part=part, protocol=rules)
+            found.append(LabelSet.of(split, manifest, labels, seed))
+    return found
 
 
 def choose_runs(dataset: str, names: Sequence[str], work: Workspace) -> list[RunResult]:

@@ -29,6 +29,7 @@ from pipeline.config import overlay, read_toml
 from pipeline.encode import ExtractSettings
 from pipeline.errors import CacheMissing, UsageError, choose
 from pipeline.hparams import STRUCTURE, head_shape, resolve_hparams
+from pipeline.labelsets import LabelSet
 from pipeline.locks import only_writer
 from pipeline.projection import parse_projection
 from pipeline.records import ResultStore
@@ -55,13 +56,16 @@ class SweepSettings:
     batch_labeled: int = 32
     batch_unlabeled: int = 32
     eval_every: int = 50
-    target_part: str = "all"
+    target_part: str = ""  # all or test; empty: test in the paper protocol and inside a single domain, else all
     selection: str = "last"
     variant: str = "strict"  # paper: every method's switches as its authors' release has them
     projection: str = "none"  # compact features: pca:N or pca-white:N
     precision: str = "float32"  # or bfloat16
     patience: int = 0  # evaluations without a better validation accuracy before a run stops; 0: never
     keep_weights: bool = True  # beside every result, for `pipe eval`; no part of a run's identity
+    protocol: str = "strict"  # or paper
+    unlabeled_domains: tuple[str, ...] = ()  # sources of which no clip is labeled
+    folds: int = 5  # of the selection rule label-honest
     hparams: Mapping[str, float | str] = field(default_factory=dict)  # overrides, for every method that has them
 
     def __post_init__(self) -> None:
@@ -71,7 +75,10 @@ class SweepSettings:
         choose("precision", self.precision, ("float32", "bfloat16"))
         parse_projection(self.projection)
         choose("selection rule", self.selection, SELECTION)
-        choose("target part", self.target_part, ("all", "test"))
+        choose("protocol", self.protocol, ("strict", "paper"))
+        if self.folds < 2:
+            raise UsageError(f"folds is {self.folds}; cut the labeled clips into at least 2")
+        choose("target part", self.target_part, ("", "all", "test"))
         parse_budget(self.labels)
         if not self.methods or not self.seeds:
             raise UsageError("there is nothing to run: give at least one method and one seed")
@@ -122,56 +129,107 @@ def load_tables(manifest: Manifest, settings: ExtractSettings, cache: Path) -> d
     return tables
 
 
-def plan_runs(manifest: Manifest, tables: Mapping[str, FeatureTable], settings: SweepSettings) -> list[RunSpec]:
+def plan_runs(
+    manifest: Manifest,
+    tables: Mapping[str, FeatureTable],
+    settings: SweepSettings,
+    label_sets: Sequence[LabelSet] = (),
+) -> list[RunSpec]:
     """Resolve the cross product of the axes.
 
+    A data set of one domain is trained on its train part and tested on its test part.
+
+    Args:
+        manifest: the data set.
+        tables: its cached features.
+        settings: axes and settings.
+        label_sets: labeled clips to use instead of a draw; their targets and seeds take the place of the axes.
+
     Raises:
-        UsageError: unknown target, a data set of one domain, or an unknown hyperparameter.
+        UsageError: unknown target, a data set of one domain without a test part, or an unknown hyperparameter.
     """
-    if len(manifest.domains) < 2:
+    inside = len(manifest.domains) == 1
+    if inside and not any(clip.split == "test" for clip in manifest.clips):
         raise UsageError(
-            f"{manifest.dataset} has one domain, {manifest.domains[0]!r}; a target domain needs at least one other as "
-            "its source. Name the site or recording condition of every clip in the column `domain`"
+            f"{manifest.dataset} has one domain, {manifest.domains[0]!r}, and no test part; a target domain needs at "
+            "least one other as its source. Name the site or recording condition of every clip in the column `domain`"
         )
     dims = nominal_dims(tables, settings.projection)
     features = {
         m: {"backbone": t.identity.backbone, "weights": t.identity.weights, "digest": t.digest}
         for m, t in tables.items()
     }
+    part = settings.target_part or ("test" if inside or settings.protocol == "paper" else "all")
     specs = []
     for method in settings.methods:
         overrides = _own_overrides(method, dims, settings)
         hparams = resolve_hparams(method, dims, overrides, "paper" if settings.variant == "paper" else "strict")
-        for target in settings.targets or manifest.domains:
+        for target, seed, given in _draws(manifest, settings, label_sets):
             choose(f"domain of {manifest.dataset}", target, manifest.domains)
-            for seed in settings.seeds:
-                specs.append(
-                    RunSpec(
-                        dataset=manifest.dataset,
-                        manifest_digest=manifest.digest,
-                        classes=manifest.classes,
-                        sources=tuple(d for d in manifest.domains if d != target),
-                        target=target,
-                        modalities=tuple(tables),
-                        features=features,
-                        budget=str(parse_budget(settings.labels)),
-                        method=method,
-                        hparams=hparams,
-                        split_seed=seed,
-                        init_seed=seed,
-                        steps=settings.steps,
-                        batch_labeled=settings.batch_labeled,
-                        batch_unlabeled=settings.batch_unlabeled,
-                        eval_every=settings.eval_every,
-                        target_part="all" if settings.target_part == "all" else "test",
-                        selection=settings.selection,
-                        projection=settings.projection,
-                        precision="bfloat16" if settings.precision == "bfloat16" else "float32",
-                        patience=settings.patience,
-                        version=version("pipe-features"),
-                    )
+            sources = tuple(d for d in manifest.domains if d != target or inside)
+            specs.append(
+                RunSpec(
+                    dataset=manifest.dataset,
+                    manifest_digest=manifest.digest,
+                    classes=manifest.classes,
+                    sources=sources,
+                    target=target,
+                    modalities=tuple(tables),
+                    features=features,
+                    budget=given.budget if given else str(parse_budget(settings.labels)),
+                    method=method,
+                    hparams=hparams,
+                    split_seed=seed,
+                    init_seed=seed,
+                    steps=settings.steps,
+                    batch_labeled=settings.batch_labeled,
+                    batch_unlabeled=settings.batch_unlabeled,
+                    eval_every=settings.eval_every,
+                    protocol="paper" if settings.protocol == "paper" else "strict",
+                    target_part="all" if part == "all" else "test",
+                    selection=settings.selection,
+                    projection=settings.projection,
+                    precision="bfloat16" if settings.precision == "bfloat16" else "float32",
+                    patience=settings.patience,
+                    unlabeled_domains=settings.unlabeled_domains,
+                    labeled_ids=given.labeled if given else (),
+                    folds=settings.folds if settings.selection == "label-honest" else 0,
+                    version=version("pipe-features"),
                 )
+            )
     return specs
+
+
+def _draws(
+    manifest: Manifest, settings: SweepSettings, label_sets: Sequence[LabelSet]
+) -> list[tuple[str, int, LabelSet | None]]:
+    """(target, seed, labeled clips if given) of the runs of one method."""
+    if label_sets and settings.unlabeled_domains:
+        raise UsageError("label subsets say which clips are labeled; leave --unlabeled-domains out")
+    if label_sets:
+        return [(given.target, given.seed, given) for given in label_sets]
+    for name in settings.unlabeled_domains:
+        choose(f"domain of {manifest.dataset}", name, manifest.domains)
+    return [(target, seed, None) for target in settings.targets or manifest.domains for seed in settings.seeds]
+
+
+def fold_runs(specs: Sequence[RunSpec]) -> dict[str, list[RunSpec]]:
+    """The runs that the rule label-honest needs, per id of the run that is selected by it."""
+    return {
+        spec.run_id: [dataclasses.replace(spec, selection="last", fold=k) for k in range(spec.folds)]
+        for spec in specs
+        if spec.folds and spec.method in METHODS
+    }
+
+
+def fold_curve(results: Sequence[RunResult]) -> list[float | None]:
+    """Mean validation accuracy of finished folds at every evaluation; ``None`` where no fold has a value."""
+    series = [result.curves["val/fused"] for result in results if result.status == "finished"]
+    means: list[float | None] = []
+    for values in zip(*series, strict=True):
+        known = [value for value in values if value is not None]
+        means.append(math.fsum(known) / len(known) if known else None)
+    return means
 
 
 def nominal_dims(tables: Mapping[str, FeatureTable], projection: str) -> list[tuple[str, int]]:
@@ -249,7 +307,9 @@ class StackTask:
     settings: ExtractSettings
     cache: Path
     results: Path
+    projections: Path
     keep_weights: bool = True
+    fold_curves: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
 
     @property
     def checkpoint(self) -> Path:
@@ -277,13 +337,13 @@ def run_stack(task: StackTask, advance: Advance) -> int:
     """Train one stack and write its results; returns the number of runs that diverged."""
     torch.set_num_threads(1)
     bank = load_bank(task.specs, task.manifest, task.settings, task.cache)
-    projections = fitted_projections(task.specs, task.manifest, bank, task.results / "projections")
+    projections = fitted_projections(task.specs, task.manifest, bank, task.projections)
     store = ResultStore(task.results)
     features = compact_bank(bank, projections, task.specs)
     if task.specs[0].method in CLASSICAL:
         results, trainer = fit_classical(task.specs, task.manifest, features, advance), None
     else:
-        trainer = StackTrainer(task.specs, task.manifest, features)
+        trainer = StackTrainer(task.specs, task.manifest, features, task.fold_curves)
         results = trainer.train(advance, task.checkpoint)
     for run, result in enumerate(results):
         if task.keep_weights and trainer is not None and result.status == "finished":
@@ -325,22 +385,42 @@ def run_missing(
         advance: called with numbers of stack steps done.
         keep_weights: whether every run's weights are written beside its result.
     """
-    store = ResultStore(results)
+    store, folds = ResultStore(results), results / "folds"
     with only_writer(results, "training into"):
         missing = store.missing(specs)
+        needed = fold_runs(missing)
+        first = ResultStore(folds).missing([fold for of_run in needed.values() for fold in of_run])
         if not missing:
             on_start(0, 0, 0)
             return [store.read(spec) for spec in specs]
         bank = FeatureBank.from_tables(manifest, tables, torch.device("cpu"))
         # Here once, so that the workers do not all fit the same.
         projections = fitted_projections(missing, manifest, bank, results / "projections")
+        dims_of = stack_dims(bank, projections)
+        del bank
         budget = STACK_BYTES_CPU
         if settings.device.startswith("cuda"):
             budget = int(torch.cuda.mem_get_info(settings.device)[0] * 0.6)
-        stacks = stack_runs(missing, stack_dims(bank, projections), workers, budget)
-        del bank
-        on_start(len(missing), len(stacks), sum(stack[0].steps for stack in stacks))
-        tasks = [StackTask(tuple(s), manifest, settings, cache, results, keep_weights) for s in stacks]
-        for _ in run_tasks(run_stack, tasks, workers, advance):
-            pass
+        stages = [stack_runs(first, dims_of, workers, budget), stack_runs(missing, dims_of, workers, budget)]
+        steps = sum(stack[0].steps for stacks in stages for stack in stacks)
+        on_start(len(missing), len(stages[0]) + len(stages[1]), steps)
+        for stacks, folder, keep in zip(stages, (folds, results), (False, keep_weights), strict=True):
+            curves: dict[str, list[float | None]] = {}
+            if folder == results:
+                curves = {run: fold_curve([ResultStore(folds).read(f) for f in of]) for run, of in needed.items()}
+            tasks = [
+                StackTask(
+                    tuple(stack),
+                    manifest,
+                    settings,
+                    cache,
+                    folder,
+                    results / "projections",
+                    keep,
+                    {spec.run_id: curves[spec.run_id] for spec in stack if spec.run_id in curves},
+                )
+                for stack in stacks
+            ]
+            for _ in run_tasks(run_stack, tasks, workers, advance):
+                pass
     return [store.read(spec) for spec in specs]

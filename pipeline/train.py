@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -43,9 +44,17 @@ class StackTrainer:
         specs: runs of one shape, same method, steps and batch sizes.
         manifest: the data set.
         bank: its features on the training device.
+        fold_curves: for the selection rule label-honest, per run id the mean accuracy of its folds at every evaluation.
     """
 
-    def __init__(self, specs: Sequence[RunSpec], manifest: Manifest, bank: FeatureBank | CompactBank) -> None:
+    def __init__(
+        self,
+        specs: Sequence[RunSpec],
+        manifest: Manifest,
+        bank: FeatureBank | CompactBank,
+        fold_curves: Mapping[str, Sequence[float | None]] = MappingProxyType({}),
+    ) -> None:
+        self.fold_curves = fold_curves
         self.specs, self.data = specs, StackData(specs, manifest, bank)
         first, splits = specs[0], self.data.splits
         self.device = self.data.device
@@ -122,6 +131,9 @@ class StackTrainer:
             for name, of_runs in plain.items():
                 if self.data.splits[run].val or not name.startswith("val"):
                     curves.setdefault(name, []).append(of_runs[run] if math.isfinite(of_runs[run]) else None)
+            if spec.run_id in self.fold_curves:
+                number = len(curves["step"]) - 1
+                curves.setdefault("folds/fused", []).append(self.fold_curves[spec.run_id][number])
             if self.kept and picks_latest(curves, spec.selection):
                 for name, value in self.method.state_dict().items():
                     self.kept[name][run] = value[run]

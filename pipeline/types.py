@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pipeline.errors import ManifestError, UsageError, nearest
 
 ViewKind = Literal["clean", "weak", "strong"]
-Protocol = Literal["strict"]
+Protocol = Literal["strict", "paper"]
 MODALITIES = ("video", "flow", "audio")
 
 
@@ -209,8 +209,9 @@ def parse_budget(text: str) -> Budget:
 class Split:
     """Which clips a run may use for what; members are positions in the manifest's list of clips.
 
-    Strict protocol: the four parts are disjoint, the target domain is in ``test`` only and nothing else is, and a
-    group is never on two sides.
+    The four parts are disjoint. Strict protocol: the target domain is in ``test`` only and nothing else is, and a group
+    is never on two sides of training, validation and test. The one exception is a data set of a single domain, which
+    is tested on its own test part. Paper protocol: as the authors' code does it, where that is well defined.
     """
 
     sources: tuple[str, ...]
@@ -258,11 +259,17 @@ class RunSpec:
     projection: str = "none"  # of the features, fitted on the sources' training clips: pca:N, pca-white:N
     precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products in training
     patience: int = 0  # evaluations without a better validation accuracy before a run stops; 0: it never does
+    unlabeled_domains: tuple[str, ...] = ()  # sources of which no clip is labeled
+    labeled_ids: tuple[str, ...] = ()  # the labeled clips, where they were given and not drawn
+    folds: int = 0  # of the selection rule label-honest
+    fold: int = -1  # which of them holds labeled clips back for validation; -1: none, the run itself
     version: str = ""  # code version
 
     def __post_init__(self) -> None:
-        if self.target in self.sources:
+        if self.target in self.sources and self.sources != (self.target,):
             raise UsageError(f"target {self.target!r} is also a source; a target domain is in no training set")
+        if self.folds == 1 or not -1 <= self.fold < self.folds:
+            raise UsageError(f"fold {self.fold} of {self.folds}: there must be 2 folds or more, counted from 0")
         if self.steps < 1 or self.batch_labeled < 1 or self.batch_unlabeled < 1 or self.eval_every < 1:
             raise UsageError("steps, batch sizes and eval_every must be at least 1")
         if self.patience < 0:

@@ -26,6 +26,8 @@ UPPER_BOUNDS = frozenset({"supervised"})  # methods that see labels which the ot
 
 SELECTION_RULES = {
     "last": "the last evaluation of every run; nothing is selected",
+    "label-honest": "the evaluation with the highest mean accuracy over folds of the labeled clips themselves: runs "
+    "trained without a fold and validated on it; no label outside the budget is used",
     "source-val": "the evaluation with the highest accuracy on the source domains' validation clips, "
     "whose labels the budget does not count",
     "oracle": "the best evaluation on the target's own labels, which nobody has in practice: an upper bound",
@@ -34,6 +36,8 @@ TARGET_PARTS = {"all": "all clips of the target domain", "test": "the test part 
 PROTOCOLS = {
     "strict": "labeled, unlabeled, validation and test clips are disjoint, groups stay whole, "
     "and no clip of the target domain is seen in training",
+    "paper": "the labeled clips of the authors' code (one fixed draw for all seeds), validation on the sources' test "
+    "parts, groups not looked at",
 }
 
 
@@ -55,6 +59,9 @@ class Setting:
     protocol: str
     target_part: str
     selection: str  # the rule that picked the reported evaluation
+    unlabeled_domains: tuple[str, ...]  # domains of which no clip is labeled where they are sources
+    given_labels: bool  # the labeled clips were given as lists and not drawn
+    folds: int  # of the selection rule label-honest
     projection: str  # of the features
     precision: str  # of matrix products in training
     patience: int  # evaluations; 0: no early stopping
@@ -80,6 +87,9 @@ class Setting:
             protocol=spec.protocol,
             target_part=spec.target_part,
             selection=result.selection,
+            unlabeled_domains=spec.unlabeled_domains,
+            given_labels=bool(spec.labeled_ids),
+            folds=spec.folds,
             projection=spec.projection,
             precision=spec.precision,
             patience=spec.patience,

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UsageError
-from pipeline.splits import make_split
+from pipeline.splits import Labels, make_split
 from pipeline.types import Clip, Manifest, PerClass, Ratio, Split
 
 DOMAINS = ("A", "B", "C")
@@ -44,7 +44,7 @@ def build(drawn: Rows) -> tuple[Manifest, set[str]]:
 def split_of(drawn: Rows, budget: PerClass | Ratio, seed: int, part: str = "all") -> Split:
     manifest, usable = build(drawn)
     try:
-        return make_split(manifest, SOURCES, TARGET, budget, seed, usable, part)
+        return make_split(manifest, SOURCES, TARGET, Labels(budget, seed), usable, part)
     except UsageError:  # a source or the target is empty
         assume(False)
         raise

@@ -23,7 +23,7 @@ from pipeline.errors import UsageError
 from pipeline.evaluate import accuracy
 from pipeline.hparams import resolve_hparams
 from pipeline.projection import CompactBank
-from pipeline.splits import make_split
+from pipeline.splits import Labels, make_split
 from pipeline.train import StackTrainer
 from pipeline.types import Clip, Manifest, PerClass, RunResult, RunSpec, Split
 
@@ -106,7 +106,7 @@ def make_spec(manifest: Manifest, method: str, **changes: Any) -> RunSpec:
 
 def split_of(manifest: Manifest, bank: FeatureBank, spec: RunSpec) -> Split:
     budget = PerClass(int(spec.budget))
-    return make_split(manifest, spec.sources, spec.target, budget, spec.split_seed, bank.usable(manifest))
+    return make_split(manifest, spec.sources, spec.target, Labels(budget, spec.split_seed), bank.usable(manifest))
 
 
 def fit(specs: Sequence[RunSpec], manifest: Manifest, bank: FeatureBank | CompactBank) -> list[RunResult]:

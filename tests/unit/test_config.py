@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
+from heads.methods import METHODS
 from pipeline.cli import app
 from pipeline.errors import UsageError
+from pipeline.hparams import ALL_CHOICES, resolve_hparams
 from pipeline.sweep import SweepSettings, read_sweep
 from tests.conftest import ROOT
+
+DIMS = [("video", 8), ("audio", 8)]
 
 
 def sweep(tmp_path: Path, text: str) -> SweepSettings:
@@ -68,10 +73,23 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_sweep(tmp_path / "none.toml")
 
 
+def train_heads() -> Any:
+    """The command, with its options."""
+    return typer.main.get_command(app).commands["train-heads"]  # type: ignore[attr-defined]
+
+
+def test_the_help_names_every_choice() -> None:
+    options = {p.name: p for p in train_heads().params}
+    for name in ("mixing", "fusion", "adapter", "optimizer"):
+        text = options[name].help.removesuffix(".").removesuffix(", for every method")
+        assert re.split(", | or ", text) == list(ALL_CHOICES[name])
+
+
 def test_the_defaults_that_the_help_names_are_the_settings() -> None:
-    command = typer.main.get_command(app).commands["train-heads"]  # type: ignore[attr-defined]
+    command = train_heads()
     named = {p.name: p.show_default for p in command.params if isinstance(p.show_default, str)}
     settings = SweepSettings()
+    hparams = resolve_hparams("erm", DIMS, settings.hparams)
     assert named == {
         "labels": settings.labels,
         "seeds": str(len(settings.seeds)),
@@ -81,7 +99,20 @@ def test_the_defaults_that_the_help_names_are_the_settings() -> None:
         "batch": str(settings.batch_labeled),
         "eval_every": str(settings.eval_every),
         "selection": settings.selection,
-        "target_part": settings.target_part,
+        "target_part": {"": "all; test with --protocol paper or inside a single domain"}[settings.target_part],
+        "protocol": settings.protocol,
+        "unlabeled_domains": ",".join(settings.unlabeled_domains) or "none",
+        "folds": str(settings.folds),
+        "variant": settings.variant,
+        "mixing": "the method's own",
+        **{name: hparams[name] for name in ("fusion", "adapter", "optimizer")},
+        "project": settings.projection,
+        "precision": settings.precision,
+        "patience": "never" if settings.patience == 0 else str(settings.patience),
+        "keep_weights": "keep" if settings.keep_weights else "do not",
     }
+    for method in METHODS:
+        own = resolve_hparams(method, DIMS, settings.hparams)
+        assert all(own[name] == named[name] for name in ("fusion", "adapter", "optimizer")), method
     assert settings.seeds == tuple(range(len(settings.seeds)))
     assert settings.batch_labeled == settings.batch_unlabeled

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.splits import make_split
+from pipeline.splits import Labels, make_split
 from pipeline.types import Budget, Clip, Manifest, PerClass, Ratio, Split, parse_budget
 
 CLASSES = ("spin", "wave")
@@ -33,7 +33,7 @@ def clips_of(train: int, test: int, val: int = 0, domains: tuple[str, ...] = DOM
 
 
 def draw(source: Manifest, budget: Budget = TWO, seed: int = 0, **options: object) -> Split:
-    return make_split(source, ("kitchen", "yard"), "studio", budget, seed, **options)  # type: ignore[arg-type]
+    return make_split(source, ("kitchen", "yard"), "studio", Labels(budget, seed), **options)  # type: ignore[arg-type]
 
 
 def ids(source: Manifest, positions: tuple[int, ...]) -> set[str]:
@@ -98,7 +98,7 @@ def test_domains_and_classes_are_drawn_independently() -> None:
     """Neither leaving out a domain nor a larger class elsewhere moves the draw of a (domain, class)."""
     small = manifest(clips_of(train=9, test=1))
     more = manifest([*small.clips, *(clip("kitchen", "spin", "train", i) for i in range(9, 20))])
-    alone = make_split(small, ("yard",), "studio", PerClass(3), 0)
+    alone = make_split(small, ("yard",), "studio", Labels(PerClass(3)))
     for other, split in ((small, draw(small, PerClass(3))), (more, draw(more, PerClass(3)))):
         assert {c for c in ids(other, split.labeled) if c.startswith("yard/")} == ids(small, alone.labeled)
     numbers = {
@@ -129,7 +129,7 @@ def test_a_ratio_rounds_down_and_labels_at_least_one(budget: str, size: int, lab
 
 def test_a_percentage_of_a_hundred_clips_is_that_many() -> None:
     small = manifest([clip("kitchen", "spin", "train", i) for i in range(100)] + clips_of(train=0, test=1))
-    splits = {n: make_split(small, ("kitchen",), "studio", parse_budget(f"{n}%"), 0) for n in range(1, 101)}
+    splits = {n: make_split(small, ("kitchen",), "studio", Labels(parse_budget(f"{n}%"))) for n in range(1, 101)}
     assert {n: len(split.labeled) for n, split in splits.items() if len(split.labeled) != n} == {}
 
 
@@ -185,7 +185,7 @@ def test_unusable_clips_are_in_no_part() -> None:
 )
 def test_a_wrong_domain_is_refused(sources: tuple[str, ...], target: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        make_split(manifest(clips_of(train=2, test=1)), sources, target, PerClass(1), 0)
+        make_split(manifest(clips_of(train=2, test=1)), sources, target, Labels(PerClass(1)))
 
 
 def test_a_source_without_training_clips_is_refused() -> None:

@@ -68,13 +68,27 @@ CHANGES: dict[str, Any] = {
     "protocol": "paper",
     "target_part": "test",
     "selection": "oracle",
+    "projection": "pca:256",
+    "precision": "bfloat16",
+    "patience": 3,
+    "unlabeled_domains": ("yard",),
+    "labeled_ids": ("a", "b"),
+    "folds": 3,
+    "fold": 1,
     "version": "0.2",
 }
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(RunSpec)])
 def test_every_field_of_a_run_is_in_its_id(name: str) -> None:
-    assert run_spec(**{name: CHANGES[name]}).run_id != run_spec().run_id
+    base = run_spec(folds=5) if name == "fold" else run_spec()
+    assert dataclasses.replace(base, **{name: CHANGES[name]}).run_id != base.run_id
+
+
+@pytest.mark.parametrize(("folds", "fold"), [(1, -1), (0, 0), (5, 5), (5, -2)])
+def test_folds_that_are_none_are_refused(folds: int, fold: int) -> None:
+    with pytest.raises(UsageError, match="there must be 2 folds or more"):
+        run_spec(folds=folds, fold=fold)
 
 
 def test_a_run_id_is_a_safe_file_name_and_ignores_the_order_of_hyperparameters() -> None:
