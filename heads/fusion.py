@@ -51,7 +51,7 @@ class Fusion(nn.Module):
         return self.add(self.terms(embeddings))
 
     def blocks(self, modality: str) -> list[Block]:
-        """The weights that read this modality's embedding: what OGM-GE modulates beside the adapter."""
+        """The weights that multiply this modality's embedding: what OGM-GE modulates beside the adapter."""
         raise TypeError(f"{type(self).__name__} does not define blocks()")
 
 
@@ -124,7 +124,7 @@ class Sum(Fusion):
 
     def blocks(self, modality: str) -> list[Block]:
         """The modality's layer."""
-        return [(parameter, slice(None)) for parameter in self.linear[modality].parameters()]
+        return [(self.linear[modality].get_parameter("weight"), slice(None))]
 
 
 class Decision(Sum):
@@ -177,7 +177,8 @@ class BiGated(Fusion):
 
     def forward(self, embeddings: Embeddings, drop: Drop) -> Tensor:
         """Fused logits ``(runs, batch, classes)``."""
-        gates = {name: self.gate[name](embeddings[name]).sigmoid() for name in self.modalities}
+        # The sigmoid by its tanh: the former rounds the ragged end of a tensor in another way on a CPU.
+        gates = {name: (self.gate[name](embeddings[name]) / 2).tanh() / 2 + 0.5 for name in self.modalities}
         values = {name: self.value[name](embeddings[name]) for name in self.modalities}
         pairs = [(a, b) for a in self.modalities for b in self.modalities if a != b]
         mixed = gates[pairs[0][0]] * values[pairs[0][1]]
@@ -187,8 +188,7 @@ class BiGated(Fusion):
 
     def blocks(self, modality: str) -> list[Block]:
         """The modality's gate and value."""
-        layers = (self.gate[modality], self.value[modality])
-        return [(parameter, slice(None)) for layer in layers for parameter in layer.parameters()]
+        return [(layers[modality].get_parameter("weight"), slice(None)) for layers in (self.gate, self.value)]
 
 
 FUSIONS: dict[str, type[Fusion]] = {

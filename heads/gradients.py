@@ -12,10 +12,19 @@ from heads.losses import add_up
 Gradients = Sequence[Tensor | None]
 
 
-def _square_norm(gradients: Gradients) -> Tensor | float:
-    """Squared L2 norm per run over all parameters, ``(runs,)``, without temporaries of the parameters' size."""
+def _square_norm(gradients: Gradients, wanted: Tensor) -> Tensor:
+    """Squared L2 norm per run over all parameters, ``(runs,)``, without temporaries of the parameters' size.
+
+    On a CPU runs that are not ``wanted`` ``(runs,)`` bool get 0: reading all gradients once more costs time.
+    """
+    if not wanted.is_cuda and not wanted.all():
+        total = torch.zeros(wanted.shape, dtype=next((g.dtype for g in gradients if g is not None), None))
+        for run in wanted.nonzero()[:, 0].tolist():
+            norms = [torch.linalg.vector_norm(g[run]).square() for g in gradients if g is not None]
+            total[run] = add_up(norms) if norms else 0.0
+        return total
     norms = [torch.linalg.vector_norm(g.flatten(1), dim=1).square() for g in gradients if g is not None]
-    return add_up(norms) if norms else 0.0
+    return add_up(norms) if norms else torch.zeros(wanted.shape, device=wanted.device)
 
 
 def _dot(first: Gradients, second: Gradients) -> Tensor | float:
@@ -40,8 +49,9 @@ def pcgrad_coefficients(first: Gradients, second: Gradients, share: float = 1.0)
     """
     square = share**2
     conflict = torch.as_tensor(_dot(first, second)).clamp(max=0) / square
-    a = (1 - conflict / (_square_norm(first) / square + 1e-8)) / 2
-    b = (1 - conflict / (_square_norm(second) / square + 1e-8)) / 2
+    wanted = ~(conflict == 0)  # also where the product is not a number
+    a = (1 - conflict / (_square_norm(first, wanted) / square + 1e-8)) / 2
+    b = (1 - conflict / (_square_norm(second, wanted) / square + 1e-8)) / 2
     return a, b
 
 

@@ -135,7 +135,8 @@ class Method(nn.Module):
         if not mixes or self.mixer is None or streams is None:
             return cross_entropy(out.logits[FUSED], labels, mask)
         mixed = self.mixer.mix(out.embeddings, present, mask, streams, step, f"{place}/mix")
-        logits = self.network.fuse(mixed.embeddings, self.dropout(streams, step, f"{place}/mixed"))
+        # The fused layer's mask is that of the unmixed pass: where nothing is mixed, nothing is different.
+        logits = self.network.fuse(mixed.embeddings, self.dropout(streams, step, place))
         return soft_cross_entropy(logits, labels, mixed, mask)
 
     @torch.no_grad()

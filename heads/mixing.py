@@ -31,6 +31,7 @@ MIXING_HPARAMS: Mapping[str, Mapping[str, float | str]] = {
     },
 }
 SCORE_UNITS = 2**32  # a score is a sum of probabilities in these units: sums of integers do not round
+BELOW_ONE = 1 - 2**-24  # the largest float32 less than 1
 SCORE_ROWS = 64  # clips per pass of scoring; fixed, so that a run's scores do not depend on the stack's largest set
 
 
@@ -154,14 +155,16 @@ class Mixer(nn.Module):
         """
         mean = scores.double() / SCORE_UNITS / counts.clamp(min=1)
         known = counts > 0
-        others = (mean * known).sum(1, keepdim=True) - mean * known
+        # Not the total less the modality's own: of equal scores that may be more than the sum of the others.
+        apart = 1 - torch.eye(len(self.modalities), dtype=mean.dtype, device=mean.device)
+        others = ((mean * known)[:, None, :] * apart).sum(2)
         number = known.sum(1, keepdim=True) - known.long()
         inverse = others / number.clamp(min=1) / mean.clamp(min=1e-12)
         weak = known & (number > 0) & (inverse > 1)
         raw = (self.get_buffer("mix_ratio_form") > 0)[:, None]
         argument = torch.where(raw, inverse, inverse - 1) * self.get_buffer("mix_alpha").double()[:, None]
         limit = self.get_buffer("mix_max_degree").double()[:, None]
-        degrees = torch.minimum(torch.tanh(argument), limit) * weak
+        degrees = torch.minimum(torch.tanh(argument), limit).clamp(max=BELOW_ONE) * weak
         epochs = self.epochs + ended
         warm = epochs >= self.get_buffer("mix_warmup_epochs")
         degrees = (degrees * warm[:, None]).to(self.degrees)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from heads.adapters import ADAPTERS
@@ -84,13 +85,13 @@ class Dropout:
     def __call__(self, name: str, x: Tensor) -> Tensor:
         """Apply the dropout called ``name`` to ``(runs, batch, dim)``."""
         if name not in self.rates:
-            return x
+            return _keep(name, x)
         return dropout(x, self.rates[name], self.streams, self.step, f"{self.place}/{name}")
 
 
 def _keep(name: str, x: Tensor) -> Tensor:
-    """No dropout."""
-    return x
+    """No dropout, in a node of its own: gradients are added up in the same order with dropout and without."""
+    return x.view_as(x)
 
 
 class HeadNetwork(nn.Module):
@@ -125,12 +126,14 @@ class HeadNetwork(nn.Module):
             x: per modality ``(runs, batch, dim)`` normalised features.
             present: per modality ``(runs, batch)`` bool.
         """
-        return {m: self.adapters[m](x[m]) * present[m][..., None] for m in self.modalities}
+        embeddings = {m: self.adapters[m](x[m]) for m in self.modalities}
+        return {m: torch.where(present[m][..., None], z, torch.zeros_like(z)) for m, z in embeddings.items()}
 
     def fuse(self, embeddings: Mapping[str, Tensor], drop: Dropout | None = None) -> Tensor:
         """Fused logits ``(runs, batch, classes)`` of embeddings."""
         apply = drop or _keep
-        logits: Tensor = self.fusion(embeddings, lambda h: apply(FUSED, h))
+        # Of views, so that what a fusion reads twice is added up before it meets the gradients of the other heads.
+        logits: Tensor = self.fusion({m: _keep(m, z) for m, z in embeddings.items()}, lambda h: apply(FUSED, h))
         return at_least_single(logits)
 
     def alone(self, embeddings: Mapping[str, Tensor], gate: Tensor | None = None) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from pipeline.process import configure_process, default_workers
 
 if TYPE_CHECKING:
     from pipeline.encode import ExtractSettings
-    from pipeline.study import DatasetOptions, Workspace
+    from pipeline.workspace import DatasetOptions, Workspace
 
 
 class _Commands(TyperGroup):
@@ -50,10 +50,14 @@ splits_app = typer.Typer(
     help="Label subsets as files that others can use.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(splits_app, name="splits")
+data_app = typer.Typer(help="What of a data set is there, and manifests.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
 
 Work = Annotated[Path, typer.Option("--work", envvar="PIPE_WORK", help="Workspace: caches, results and reports.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes; 0 means one per processor.")]
-Dataset = Annotated[str, typer.Option("--dataset", help="Name of a data set (demo), or path of a CSV manifest.")]
+Dataset = Annotated[
+    str, typer.Option("--dataset", help="Name of a data set (`pipe data list`), or path of a manifest.")
+]
 Root = Annotated[Path | None, typer.Option("--root", help="Folder of the media; default: the manifest's own.")]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the data set; default: from the manifest's path.")]
 Outside = Annotated[bool, typer.Option("--outside", help="Allow media outside the root.")]
@@ -107,19 +111,10 @@ def demo(
     from pipeline.datasets.demo import DemoSpec
     from pipeline.encode import ExtractSettings
     from pipeline.show import show_dataset, show_extraction, show_notes, show_paths, show_probe, show_runs
-    from pipeline.study import (
-        DatasetOptions,
-        Workspace,
-        build_report,
-        extract_features,
-        load_features,
-        notes,
-        open_dataset,
-        probe_features,
-        stored_results,
-    )
+    from pipeline.study import build_report, extract_features, load_features, notes, probe_features, stored_results
     from pipeline.study import train_heads as train
     from pipeline.sweep import SweepSettings
+    from pipeline.workspace import DatasetOptions, Workspace, open_dataset
 
     space = Workspace(work, workers or default_workers())
     settings = ExtractSettings()
@@ -129,7 +124,7 @@ def demo(
     )
     show_dataset(manifest)
     show_extraction(extract_features(manifest, settings, space))
-    show_notes(notes(manifest.dataset, settings))
+    show_notes(notes(manifest, settings))
     tables = load_features(manifest, settings, space)
     probes = probe_features(manifest, tables, space)
     show_probe(probes)
@@ -156,7 +151,8 @@ def extract(
     """Decode, augment and encode every clip into the feature cache; goes on where it stopped."""
     _load()
     from pipeline.show import show_extraction
-    from pipeline.study import extract_features, open_dataset
+    from pipeline.study import extract_features
+    from pipeline.workspace import open_dataset
 
     options, space = _dataset(dataset, root, name, outside, data_option), _workspace(work, workers)
     manifest = open_dataset(options, space)
@@ -258,9 +254,10 @@ def train_heads(
 
     from pipeline.labelsets import read_label_sets
     from pipeline.show import show_runs
-    from pipeline.study import load_features, open_dataset
+    from pipeline.study import load_features
     from pipeline.study import train_heads as train
     from pipeline.sweep import SweepSettings, read_sweep
+    from pipeline.workspace import open_dataset
 
     options, space = _dataset(dataset, root, name, outside, data_option), _workspace(work, workers)
     sweep = read_sweep(config) if config else SweepSettings()
@@ -321,7 +318,8 @@ def evaluate(
     _load()
     from pipeline.missing import Finetuning
     from pipeline.show import show_missing
-    from pipeline.study import choose_runs, evaluate_missing, open_dataset
+    from pipeline.study import choose_runs, evaluate_missing
+    from pipeline.workspace import open_dataset
 
     options, space = _dataset(dataset, root, name, outside, data_option), _workspace(work, 0)
     manifest = open_dataset(options, space)
@@ -358,7 +356,8 @@ def probe(
     """Linear probe on all labels, inside every domain: are the cached features informative?"""
     _load()
     from pipeline.show import show_probe
-    from pipeline.study import load_features, open_dataset, probe_features
+    from pipeline.study import load_features, probe_features
+    from pipeline.workspace import open_dataset
 
     options, space = _dataset(dataset, root, name, outside, data_option), _workspace(work, 0)
     settings = _features(modalities, weak, strong, view_seed, flow, "cpu")
@@ -383,7 +382,8 @@ def report(
     """Write tables and one self-contained HTML page from all finished runs of a data set."""
     _load()
     from pipeline.show import show_paths, show_table
-    from pipeline.study import build_report, load_features, open_dataset, probe_features, stored_results
+    from pipeline.study import build_report, load_features, probe_features, stored_results
+    from pipeline.workspace import open_dataset
 
     options, space = _dataset(dataset, root, name, outside, data_option), _workspace(work, 0)
     manifest = open_dataset(options, space)
@@ -393,6 +393,53 @@ def report(
     paths = build_report(manifest, settings, probes, results, space)
     show_table(results)
     show_paths(paths)
+
+
+@data_app.command("check")
+def data_check(
+    dataset: Dataset,
+    work: Work = DEFAULT_WORK,
+    root: Root = None,
+    name: Name = None,
+    outside: Outside = False,
+    data_option: DataOption = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode first, middle and last picture and all sound.")] = False,
+    workers: Workers = 0,
+) -> None:
+    """Say what of a data set is there, what is missing and how to get it; exit code 1 when something is missing."""
+    from pipeline.show_check import show_check
+    from pipeline.workspace import check_data, open_dataset
+
+    options, space = _dataset(dataset, root, name, outside, data_option), _workspace(work, workers)
+    check = check_data(open_dataset(options, space), dataset, deep, space)
+    show_check(check)
+    if not check.ok:
+        raise typer.Exit(1)
+
+
+@data_app.command("init")
+def data_init(
+    folder: Annotated[Path, typer.Argument(help="Tree of folders: domain/split/class/*.mp4, or split/class/*.mp4.")],
+    output: Annotated[Path | None, typer.Option(help="The manifest; default: manifest.csv in the folder.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a manifest that is there.")] = False,
+) -> None:
+    """Write the manifest of your own data from a tree of folders."""
+    from pipeline.datasets.tree import write_manifest
+    from pipeline.show_check import show_manifest
+
+    skipped: dict[str, list[str]] = {}
+    path = output or folder / "manifest.csv"
+    clips = write_manifest(folder, path, force, skipped)
+    show_manifest(path, folder, clips, skipped)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """List the data sets known by name, their options and where they are published."""
+    from pipeline.datasets import DATASETS
+    from pipeline.show_check import show_datasets
+
+    show_datasets(DATASETS)
 
 
 @splits_app.command("export")
@@ -411,15 +458,17 @@ def splits_export(
     data_option: DataOption = None,
 ) -> None:
     """Write the labeled clips of every target and seed as small JSON files with a digest."""
-    from pipeline.show import show_label_sets, show_paths
-    from pipeline.study import draw_label_sets, open_dataset
+    from pipeline.labelsets import draw_label_sets
+    from pipeline.show_check import show_label_sets
+    from pipeline.workspace import open_dataset
 
     options, space = _dataset(dataset, root, name, outside, data_option), _workspace(work, 0)
     manifest = open_dataset(options, space)
     targets = () if target == "all" else _names(target)
     sets = draw_label_sets(manifest, labels, seeds, targets, protocol, _names(unlabeled_domains))
     show_label_sets(sets, manifest)
-    show_paths({given.digest: given.write(output) for given in sets})
+    for given in sets:
+        typer.echo(f"Written: {given.write(output)}")
 
 
 @splits_app.command("import")
@@ -434,8 +483,8 @@ def splits_import(
 ) -> None:
     """Check label subsets against a data set; train with them by `pipe train-heads --splits`."""
     from pipeline.labelsets import read_label_sets
-    from pipeline.show import show_label_sets
-    from pipeline.study import open_dataset
+    from pipeline.show_check import show_label_sets
+    from pipeline.workspace import open_dataset
 
     options, space = _dataset(dataset, root, name, outside, data_option), _workspace(work, 0)
     manifest = open_dataset(options, space)
@@ -445,14 +494,14 @@ def splits_import(
 def _dataset(
     dataset: str, root: Path | None, name: str | None, outside: bool, options: Sequence[str] | None
 ) -> DatasetOptions:
-    from pipeline.study import DatasetOptions
+    from pipeline.workspace import DatasetOptions
 
     pairs = {k: str(v) for k, v in _pairs(options or [], "--data-option split=2").items()}
     return DatasetOptions(dataset, root, name, outside, options=pairs)
 
 
 def _workspace(work: Path, workers: int) -> Workspace:
-    from pipeline.study import Workspace
+    from pipeline.workspace import Workspace
 
     return Workspace(work, workers or default_workers())
 

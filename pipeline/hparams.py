@@ -90,11 +90,11 @@ def _defaults(
     mixing = str(overrides.get("mixing", recipe.hparams.get("mixing", "none")))
     optimizer = str(overrides.get("optimizer", recipe.hparams.get("optimizer", "adamw")))
     adapter = str(overrides.get("adapter", "residual"))
-    width = int(float(overrides.get("adapter_width", 256))) if adapter == "project" else 0
+    width = int(_checked("adapter_width", overrides.get("adapter_width", 256))) if adapter == "project" else 0
     embedding = [width] * len(sizes) if width else sizes
     return {
         "adapter": adapter,
-        **({"adapter_width": float(width)} if width else {}),
+        **({"adapter_width": width} if width else {}),
         "fusion": "concat",
         "fused_hidden": min(512, sum(embedding)),
         "translator_hidden": min(1028, max(embedding)),
@@ -114,6 +114,8 @@ def _checked(name: str, value: Value) -> Value:
         return choose(name, str(value), ALL_CHOICES[name])
     if isinstance(value, str) or not math.isfinite(value):
         raise UsageError(f"hyperparameter {name} is {value!r}; it must be a finite number")
+    if name in ("learning_rate", "weight_decay", "momentum", "warmup_steps") and value < 0:
+        raise UsageError(f"hyperparameter {name} is {value}; it must be 0 or more")
     if name.startswith("dropout_") and not 0 <= value < 1:
         raise UsageError(f"hyperparameter {name} is {value}; a dropout probability is at least 0 and less than 1")
     if name in STRUCTURE and not (value >= 1 and value == int(value)):

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cache.layout import write_atomically
-from pipeline.errors import UsageError
-from pipeline.types import Manifest, Split, digest, parse_budget
+from pipeline.errors import UsageError, choose
+from pipeline.splits import Labels, make_split
+from pipeline.types import Manifest, Protocol, Split, digest, parse_budget
 
 SCHEMA = 1
 
@@ -103,3 +104,27 @@ def _read(file: Path) -> LabelSet:
     if given.digest != stated:
         raise UsageError(f"{file} was changed after it was written: its digest is not {stated[:12]}; get it again")
     return given
+
+
+def draw_label_sets(
+    manifest: Manifest,
+    labels: str,
+    seeds: int,
+    targets: Sequence[str],
+    protocol: str,
+    unlabeled_domains: Sequence[str],
+) -> list[LabelSet]:
+    """The labeled clips of every target and seed, drawn from all listed clips whether they have features or not."""
+    choose("protocol", protocol, ("strict", "paper"))
+    inside = len(manifest.domains) == 1
+    found = []
+    for target in targets or manifest.domains:
+        sources = [d for d in manifest.domains if d != target or inside]
+        unlabeled = tuple(choose(f"domain of {manifest.dataset}", d, manifest.domains) for d in unlabeled_domains)
+        for seed in range(seeds):
+            chosen = Labels(parse_budget(labels), seed, tuple(d for d in unlabeled if d in sources))
+            part = "test" if inside or protocol == "paper" else "all"
+            rules: Protocol = "paper" if protocol == "paper" else "strict"
+            split = make_split(manifest, sources, target, chosen, target_part=part, protocol=rules)
+            found.append(LabelSet.of(split, manifest, labels, seed))
+    return found

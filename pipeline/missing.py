@@ -160,6 +160,8 @@ class MissingEvaluation:
     def _finetuned(self, settings: Finetuning, advance: Advance) -> nn.ModuleDict:
         """Translators of the stack, trained alone; they start from the method's own, if it has some."""
         network, runs = self.method.network, len(self.seeds)
+        if len(network.modalities) < 2:
+            return nn.ModuleDict()
         translators = build_translators(runs, network.embedding_dims, self.shape.translator_hidden)
         initialise(translators, self.seeds, "translators")
         translators.to(self.data.device)
@@ -200,7 +202,7 @@ class MissingEvaluation:
         clips = self.data.padded([split.test for split in self.data.splits])
         found: list[list[MissingRow]] = [[] for _ in self.seeds]
         for kept in kept_sets:
-            for filler in fillers or self.state.fillers():
+            for filler in self.state.fillers() if fillers is None else fillers:
                 predicted, usable = self._predict(clips.rows, kept, filler)
                 mask = clips.mask & usable
                 values = accuracy(predicted, clips.labels, mask).tolist()
@@ -280,6 +282,11 @@ def evaluate_runs(
     """
     groups: dict[tuple[tuple[str, ...], str], list[RunSpec]] = {}
     for spec in specs:
+        if spec.manifest_digest != manifest.digest:
+            raise UsageError(
+                f"run {spec.run_id} was trained on other clips, labels or splits than {manifest.dataset} has now; "
+                "train it again, or give the data set it was trained on"
+            )
         groups.setdefault((spec.modalities, spec.projection), []).append(spec)
     plan = []
     for (modalities, _), members in groups.items():
@@ -293,7 +300,7 @@ def evaluate_runs(
     found: dict[str, list[MissingRow]] = {}
     for stack, bank, projections in plan:
         features = compact_bank(bank, projections, stack)
-        weights = load_weights([store.weights_path(spec.run_id) for spec in stack])
+        weights = load_weights({spec.run_id: store.weights_path(spec.run_id) for spec in stack})
         evaluation = MissingEvaluation(stack, manifest, features, weights, finetuning, advance)
         names = [name for name in evaluation.state.fillers() if not fillers or name in fillers]
         rows = evaluation.rows(kept_subsets(stack[0].modalities, missing), names)
@@ -301,4 +308,4 @@ def evaluate_runs(
             write_missing(results / "missing", spec, of_run, finetuning, evaluation.data.device)
             found[spec.run_id] = of_run
         advance(1)
-    return found
+    return {spec.run_id: found[spec.run_id] for spec in specs}

@@ -13,11 +13,13 @@ def configure_process() -> None:
     """Keep freed memory in the process and idle threads asleep; children inherit the environment.
 
     Large temporaries come from the heap instead of fresh pages for each (measured: 1.3 to 3.6 times faster steps on a
-    CPU), and OpenMP threads do not spin (up to 18 times slower on a busy machine). Variables that are set already win.
+    CPU), and OpenMP threads do not spin (up to 18 times slower on a busy machine). Workers get large pages (a tenth
+    less time per step of full-size heads). Variables that are set already win.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # of the workers: it is read at their start
     if sys.platform == "linux" and "MALLOC_MMAP_MAX_" not in os.environ:
         try:
             libc = ctypes.CDLL(None)

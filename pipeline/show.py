@@ -18,7 +18,6 @@ from pipeline.console import out
 from pipeline.encode import STAGES
 from pipeline.extract import ExtractReport
 from pipeline.hparams import STRUCTURE
-from pipeline.labelsets import LabelSet
 from pipeline.missing import MissingRow
 from pipeline.report import Probe, group_by_setting, result_table, to_rich
 from pipeline.report.settings import Variant, variant_labels
@@ -129,9 +128,11 @@ def show_missing(runs: Sequence[RunResult], rows: Mapping[str, Sequence[MissingR
             table = missing_table(mine, rows)
             fillers = list(dict.fromkeys(filler for _, filler in table))
             title = f"{label} on {setting.title}: target accuracy with missing modalities, %"
-            drawn = Table("present", title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+            drawn = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+            drawn.add_column("present", no_wrap=True, min_width=max(len("+".join(kept)) for kept, _ in table))
+            longest = max(len(_accuracy(cell)) for cell in table.values())
             for filler in fillers:
-                drawn.add_column(filler, justify="right", no_wrap=True)
+                drawn.add_column(filler, justify="right", overflow="fold", min_width=longest)
             for kept in dict.fromkeys(kept for kept, _ in table):
                 cells = (table.get((kept, filler)) for filler in fillers)
                 drawn.add_row(escape("+".join(kept)), *(_accuracy(cell) for cell in cells))
@@ -168,19 +169,6 @@ def missing_table(
         if averages:
             found[key] = mean_and_standard_error(averages)
     return found
-
-
-def show_label_sets(sets: Sequence[LabelSet], manifest: Manifest) -> None:
-    """One line per label subset: what it is for, how many clips of how many classes, its digest."""
-    label = {clip.clip_id: clip.label for clip in manifest.clips}
-    table = Table("target", "sources", "budget", "seed", "protocol", "labeled", "classes", "digest", box=SIMPLE_HEAD)
-    for given in sets:
-        classes = len({label[name] for name in given.labeled})
-        row = (given.target, " ".join(given.sources), given.budget, str(given.seed), given.protocol)
-        table.add_row(
-            *map(escape, row), str(len(given.labeled)), f"{classes}/{len(manifest.classes)}", given.digest[:12]
-        )
-    out.print(table)
 
 
 def show_methods() -> None:

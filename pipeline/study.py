@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache.layout import Status
@@ -11,69 +10,17 @@ from cache.store import FeatureGroup, FeatureTable
 from heads.fillers import FILLERS
 from heads.methods import METHODS
 from pipeline.console import progress, status
-from pipeline.datasets import DATASETS, DatasetRequest, load_dataset
-from pipeline.datasets.demo import DemoSpec
 from pipeline.encode import ExtractSettings
 from pipeline.errors import MediaError, UsageError, choose
 from pipeline.extract import ExtractReport, extract
 from pipeline.labelsets import LabelSet
 from pipeline.missing import Finetuning, MissingRow, evaluate_runs
 from pipeline.probe import linear_probe
-from pipeline.process import default_workers
 from pipeline.records import ResultStore
 from pipeline.report import ExtractionSummary, ModalityCount, Probe, Quarantined, ReportInputs, write_report
-from pipeline.splits import Labels, make_split
 from pipeline.sweep import SweepSettings, load_tables, plan_runs, run_missing
-from pipeline.types import Manifest, Protocol, RunResult, parse_budget
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """Where everything of a user's work lies, and how much of the machine it may take."""
-
-    folder: Path
-    workers: int = field(default_factory=default_workers)
-
-    @property
-    def cache(self) -> Path:
-        """Root folder of all feature caches."""
-        return self.folder / "cache"
-
-    def results(self, dataset: str) -> Path:
-        """Folder of a data set's results."""
-        return self.folder / "results" / dataset
-
-    def report(self, dataset: str) -> Path:
-        """Folder of a data set's report."""
-        return self.folder / "report" / dataset
-
-
-@dataclass(frozen=True)
-class DatasetOptions:
-    """How the user named a data set."""
-
-    dataset: str
-    root: Path | None = None
-    name: str | None = None
-    outside: bool = False
-    demo: DemoSpec | None = None  # what to make; None: what is there, or the default
-    options: Mapping[str, str] = field(default_factory=dict)  # choices that the data set offers
-
-
-def open_dataset(options: DatasetOptions, work: Workspace) -> Manifest:
-    """Read or make a data set, with a progress bar for one that is made."""
-    with progress(f"data set {options.dataset}") as bar:
-        request = DatasetRequest(
-            work=work.folder,
-            root=options.root,
-            name=options.name,
-            outside=options.outside,
-            workers=work.workers,
-            progress=bar.update,
-            demo=options.demo,
-            options=options.options,
-        )
-        return load_dataset(options.dataset, request)
+from pipeline.types import Manifest, RunResult
+from pipeline.workspace import Workspace
 
 
 def extract_features(manifest: Manifest, settings: ExtractSettings, work: Workspace) -> ExtractReport:
@@ -121,30 +68,6 @@ def train_heads(
             sweep.keep_weights,
         )
     return results, new
-
-
-def draw_label_sets(
-    manifest: Manifest,
-    labels: str,
-    seeds: int,
-    targets: Sequence[str],
-    protocol: str,
-    unlabeled_domains: Sequence[str],
-) -> list[LabelSet]:
-    """The labeled clips of every target and seed, drawn from all listed clips whether they have features or not."""
-    choose("protocol", protocol, ("strict", "paper"))
-    inside = len(manifest.domains) == 1
-    found = []
-    for target in targets or manifest.domains:
-        sources = [d for d in manifest.domains if d != target or inside]
-        unlabeled = tuple(choose(f"domain of {manifest.dataset}", d, manifest.domains) for d in unlabeled_domains)
-        for seed in range(seeds):
-            chosen = Labels(parse_budget(labels), seed, tuple(d for d in unlabeled if d in sources))
-            part = "test" if inside or protocol == "paper" else "all"
-            rules: Protocol = "paper" if protocol == "paper" else "strict"
-            split = make_split(manifest, sources, target, chosen, target_part=part, protocol=rules)
-            found.append(LabelSet.of(split, manifest, labels, seed))
-    return found
 
 
 def choose_runs(dataset: str, names: Sequence[str], work: Workspace) -> list[RunResult]:
@@ -215,14 +138,14 @@ def build_report(
             sample_pictures=sample_pictures(manifest),
             extraction=extraction_summary(manifest, settings, work),
             title=f"pipe: {manifest.dataset}",
-            notes=notes(manifest.dataset, settings),
+            notes=notes(manifest, settings),
         )
         return write_report(work.report(manifest.dataset), inputs)
 
 
-def notes(dataset: str, settings: ExtractSettings) -> list[str]:
+def notes(manifest: Manifest, settings: ExtractSettings) -> list[str]:
     """What a reader must know before reading a number."""
-    found = [DATASETS[dataset].note] if dataset in DATASETS and DATASETS[dataset].note else []
+    found = [note for note in manifest.notes if note]
     by_note: dict[str, list[str]] = {}
     for modality in settings.modalities:
         backbone = settings.backbone(modality)

@@ -216,7 +216,7 @@ def _draws(
 def fold_runs(specs: Sequence[RunSpec]) -> dict[str, list[RunSpec]]:
     """The runs that the rule label-honest needs, per id of the run that is selected by it."""
     return {
-        spec.run_id: [dataclasses.replace(spec, selection="last", fold=k) for k in range(spec.folds)]
+        spec.run_id: [dataclasses.replace(spec, selection="last", patience=0, fold=k) for k in range(spec.folds)]
         for spec in specs
         if spec.folds and spec.method in METHODS
     }
@@ -325,17 +325,21 @@ def load_bank(specs: Sequence[RunSpec], manifest: Manifest, settings: ExtractSet
     """
     tables = load_tables(manifest, settings, cache)
     for modality, table in tables.items():
-        if table.digest != specs[0].features[modality]["digest"]:
-            raise CacheError(
-                f"the {modality} features are not those of run {specs[0].run_id}; they changed since it was planned. "
-                "Run `pipe train-heads` again with the same options"
-            )
+        for spec in specs:
+            if table.digest != spec.features[modality]["digest"]:
+                raise CacheError(
+                    f"the {modality} features are not those of run {spec.run_id}; they changed since it was planned. "
+                    "Run `pipe train-heads` again with the same options"
+                )
     return FeatureBank.from_tables(manifest, tables, torch.device(settings.device))
 
 
 def run_stack(task: StackTask, advance: Advance) -> int:
     """Train one stack and write its results; returns the number of runs that diverged."""
     torch.set_num_threads(1)
+    # The moments of dead units decay towards zero for ever; numbers too small for the usual form make every update
+    # of the optimiser several times slower.
+    torch.set_flush_denormal(True)
     bank = load_bank(task.specs, task.manifest, task.settings, task.cache)
     projections = fitted_projections(task.specs, task.manifest, bank, task.projections)
     store = ResultStore(task.results)

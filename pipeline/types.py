@@ -83,6 +83,7 @@ class Manifest:
     domains: tuple[str, ...]  # domain names
     clips: tuple[Clip, ...]
     root: Path  # the folder that relative media paths start from
+    notes: tuple[str, ...] = ()  # what a reader of its numbers must know; no part of its identity
 
     def __post_init__(self) -> None:
         seen: set[str] = set()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -28,23 +28,28 @@ def save_weights(path: Path, spec: RunSpec, tensors: Mapping[str, Tensor]) -> No
     save_tensors(path, tensors, {"run_id": spec.run_id, "spec": canonical_json(spec.to_json())})
 
 
-def load_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
+def load_weights(paths: Mapping[str, Path]) -> dict[str, Tensor]:
     """Read the weights of runs of one shape as a stack: every tensor ``(runs, ...)``.
 
+    Args:
+        paths: file per run id.
+
     Raises:
-        UsageError: a file is missing or damaged.
+        UsageError: a file is missing, damaged, or another run's.
     """
     states = []
-    for path in paths:
+    for run_id, path in paths.items():
+        again = "move the run's result away and train it again"
         try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
             states.append(load_file(path))
         except FileNotFoundError:
             raise UsageError(
-                f"run {path.stem} has no weights in {path.parent}: it was trained without keeping them. Move its "
-                "result away and train it again"
+                f"run {run_id} has no weights in {path.parent}: it was trained without keeping them; {again}"
             ) from None
         except (SafetensorError, OSError) as error:
-            raise UsageError(
-                f"the weights {path} are damaged ({error}); move the run's result away and train it again"
-            ) from error
+            raise UsageError(f"the weights {path} are damaged ({error}); {again}") from error
+        if metadata.get("run_id") != run_id:
+            raise UsageError(f"the weights {path} are not those of run {run_id}; {again}")
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}

@@ -36,3 +36,9 @@ def media_dir() -> Path:
 def golden_dir() -> Path:
     """Folder of golden numbers (GOLDEN_DIR, default ../shared/golden)."""
     return _needed(Path(os.environ.get("GOLDEN_DIR", SHARED / "golden")), "golden numbers")
+
+
+@pytest.fixture(scope="session")
+def splits_dir() -> Path:
+    """Folder of the published split files of real data sets."""
+    return _needed(SHARED / "splits", "split files")

@@ -1,4 +1,4 @@
-"""Your own data: a manifest in CSV."""
+"""Your own data: a manifest in CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import ManifestError, UsageError, nearest
 from pipeline.types import Clip, Manifest
@@ -17,36 +18,43 @@ OPTIONAL = ("start", "stop", "audio_path", "flow_path", "group", "rate_hz")
 SPLITS = ("train", "val", "test")
 SAFE_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 MOST_SHOWN = 20  # faulty rows that a message lists
+NUMBER_COLUMNS = ("start", "stop", "rate_hz")
+WHOLE_COLUMNS = ("clip_id", "label", "domain", "group")  # text that data frames often keep as whole numbers
 MEDIA_COLUMNS = {"path": "video", "audio_path": "audio", "flow_path": "flow"}
 
 
 def read_manifest(path: Path, root: Path | None = None, name: str | None = None, outside: bool = False) -> Manifest:
-    """Read a CSV manifest with a header line.
+    """Read a manifest: CSV with a header line, or Parquet where the file's name ends in ``.parquet``.
 
     Columns: ``clip_id, path, label, domain, split`` and, where wanted, ``start, stop`` (seconds), ``audio_path``,
     ``flow_path``, ``group``, ``rate_hz`` (frame rate of a folder of frames). Relative paths start at ``root``. Classes
-    are the labels in alphabetical order, or the lines of ``classes.txt`` beside the manifest where that file exists.
+    are the labels in alphabetical order, or the lines of ``classes.txt`` beside the manifest where that file exists. In
+    Parquet the columns hold text, the optional numbers may be numbers, and ids, labels, domains and groups whole ones.
 
     Args:
-        path: the CSV file; UTF-8 with or without a byte-order mark, any line ending.
+        path: the file; CSV is UTF-8 with or without a byte-order mark, any line ending.
         root: folder that media must lie in; default the manifest's own.
         name: name of the data set; default the file's stem, or its folder's name if the file is ``manifest.csv``.
         outside: allow media outside ``root``.
 
     Raises:
-        ManifestError: every faulty row at once, with its line number.
+        ManifestError: every faulty row at once, with the number of its line, of its row in Parquet (the first is 1).
         UsageError: a name that is not one for a folder.
     """
     path = path.expanduser()
     if not path.is_file():
-        raise ManifestError(f"manifest {path} is not a file; give a CSV file with columns {', '.join(REQUIRED)}")
+        raise ManifestError(
+            f"manifest {path} is not a file; give a CSV or Parquet file with columns {', '.join(REQUIRED)}"
+        )
     root = (root or path.parent).expanduser().resolve()
     if not root.is_dir():
         raise ManifestError(f"root {root} is not a folder; media paths of the manifest are relative to it")
     name = name or dataset_name(path)
     if re.fullmatch(SAFE_NAME, name) is None:
         raise UsageError(f"--name {name!r} becomes a folder's name; use letters, digits, '.', '_' and '-' alone")
-    rows, problems = _rows(path)
+    parquet = path.suffix.lower() == ".parquet"
+    rows, problems = _parquet_rows(path) if parquet else _rows(path)
+    counted = "row" if parquet else "line"
     classes = _classes(path.parent / "classes.txt", rows)
     clips: list[Clip] = []
     lines: dict[str, int] = {}
@@ -54,13 +62,13 @@ def read_manifest(path: Path, root: Path | None = None, name: str | None = None,
         try:
             clip = _clip(row, root, classes, outside)
             if clip.clip_id in lines:
-                raise ManifestError(f"clip_id {clip.clip_id!r} was used in line {lines[clip.clip_id]} already")
+                raise ManifestError(f"clip_id {clip.clip_id!r} was used in {counted} {lines[clip.clip_id]} already")
             lines[clip.clip_id] = number
             clips.append(clip)
         except ManifestError as error:
             problems[number] = str(error)
     if problems:
-        shown = [f"line {number}: {text}" for number, text in sorted(problems.items())]
+        shown = [f"{counted} {number}: {text}" for number, text in sorted(problems.items())]
         more = [f"... and {len(shown) - MOST_SHOWN} more"] if len(shown) > MOST_SHOWN else []
         total = len(clips) + len(problems)
         raise ManifestError(
@@ -111,6 +119,52 @@ def _rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[int, str]]
     return rows, problems
 
 
+def _parquet_rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[int, str]]:
+    """Rows of a Parquet file with their numbers from 1, every value as the text it would have in CSV; no problems."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            schema = file.schema_arrow
+            _check_header(path, schema.names)
+            for field in schema:
+                _check_type(path, field.name, field.type)
+            columns = file.read(use_threads=False).to_pydict()
+    except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
+        reason = " ".join(str(error).split())
+        raise ManifestError(f"{path} cannot be read as Parquet ({reason:.200}); write it again") from None
+    rows = []
+    for number, values in enumerate(zip(*columns.values(), strict=True), 1):
+        row = {k: "" if v is None else str(v).strip() for k, v in zip(columns, values, strict=True)}
+        if any(row.values()):
+            rows.append((number, row))
+    if not rows:
+        raise ManifestError(f"{path} has columns and no rows")
+    return rows, {}
+
+
+def _check_type(path: Path, column: str, kind: Any) -> None:
+    """Refuse a Parquet column (``pyarrow.DataType``) whose values cannot be what the column is for."""
+    import pyarrow.types as types
+
+    value = kind.value_type if types.is_dictionary(kind) else kind
+    if types.is_null(value) or types.is_string(value) or types.is_large_string(value) or types.is_string_view(value):
+        return
+    whole = types.is_integer(value)
+    if column in NUMBER_COLUMNS and (whole or types.is_floating(value) or types.is_decimal(value)):
+        return
+    if column in WHOLE_COLUMNS and whole:
+        return
+    if column in NUMBER_COLUMNS:
+        allowed = "numbers or text"
+    elif column in WHOLE_COLUMNS:
+        allowed = "text or whole numbers"
+    else:
+        allowed = "text"
+    raise ManifestError(f"{path}: column {column!r} is of type {kind}; it must hold {allowed}, convert it")
+
+
 def _check_header(path: Path, header: list[str]) -> None:
     """Refuse missing, unknown and repeated columns."""
     known = (*REQUIRED, *OPTIONAL)
@@ -125,11 +179,18 @@ def _check_header(path: Path, header: list[str]) -> None:
     if unknown:
         raise ManifestError(
             f"{path} has the unknown column {unknown[0]!r}.{nearest(unknown[0], known)} "
-            f"Allowed: {', '.join(known)}; remove or rename it"
+            f"Allowed: {', '.join(known)}; {_remedy(unknown[0])}"
         )
     twice = [name for i, name in enumerate(header) if name in header[:i]]
     if twice:
         raise ManifestError(f"{path} has the column {twice[0]!r} twice; remove or rename one of them")
+
+
+def _remedy(column: str) -> str:
+    """What to do about an unknown column."""
+    if column.startswith("__index_level_"):
+        return "it is the index of a pandas data frame, write it with index=False"
+    return "remove or rename it"
 
 
 def _classes(listing: Path, rows: list[tuple[int, dict[str, str]]]) -> tuple[str, ...]:
@@ -174,7 +235,7 @@ def _inside(text: str, column: str, root: Path, outside: bool) -> Path:
     try:
         path = (root / text).resolve()
         path.exists()  # also where a name is too long, or holds a NUL, for this system
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # the last one: links that lead to themselves
         raise ManifestError(f"{column} {text[:80]!r} is not a path of this system ({error})") from None
     if not outside and not path.is_relative_to(root):
         raise ManifestError(

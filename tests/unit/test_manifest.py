@@ -246,7 +246,7 @@ def test_a_data_set_is_found_by_path(folder: Path, tmp_path: Path) -> None:
 
 
 def test_an_unknown_data_set_is_named_with_the_nearest_one(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"'dmo' is not a data set. Did you mean 'demo'\? Allowed: demo, or the path"):
+    with pytest.raises(UsageError, match=r"'dmo' is not a data set. Did you mean 'demo'\? Allowed: demo, epic, "):
         load_dataset("dmo", DatasetRequest(tmp_path))
 
 
