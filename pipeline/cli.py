@@ -110,10 +110,10 @@ def demo(
     _load()
     from pipeline.datasets.demo import DemoSpec
     from pipeline.encode import ExtractSettings
+    from pipeline.plan import SweepSettings
     from pipeline.show import show_dataset, show_extraction, show_notes, show_paths, show_probe, show_runs
     from pipeline.study import build_report, extract_features, load_features, notes, probe_features, stored_results
     from pipeline.study import train_heads as train
-    from pipeline.sweep import SweepSettings
     from pipeline.workspace import DatasetOptions, Workspace, open_dataset
 
     space = Workspace(work, workers or default_workers())
@@ -253,10 +253,10 @@ def train_heads(
     import dataclasses
 
     from pipeline.labelsets import read_label_sets
+    from pipeline.plan import SweepSettings, read_sweep
     from pipeline.show import show_runs
     from pipeline.study import load_features
     from pipeline.study import train_heads as train
-    from pipeline.sweep import SweepSettings, read_sweep
     from pipeline.workspace import open_dataset
 
     options, space = _dataset(dataset, root, name, outside, data_option), _workspace(work, workers)

@@ -45,6 +45,10 @@ class ResultStore:
 
     def _load(self, path: Path) -> RunResult:
         try:
-            return RunResult.from_json(json.loads(path.read_text(encoding="utf-8")))
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            result = RunResult.from_json(plain)
+            if result.spec.run_id != plain["run_id"]:
+                raise ValueError("its settings are not those of this version, so its id is another")
+            return result
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path} is not a result of this version ({error}); move it away and run again") from error

@@ -15,10 +15,11 @@ from pipeline.errors import MediaError, UsageError, choose
 from pipeline.extract import ExtractReport, extract
 from pipeline.labelsets import LabelSet
 from pipeline.missing import Finetuning, MissingRow, evaluate_runs
+from pipeline.plan import SweepSettings, plan_runs
 from pipeline.probe import linear_probe
 from pipeline.records import ResultStore
 from pipeline.report import ExtractionSummary, ModalityCount, Probe, Quarantined, ReportInputs, write_report
-from pipeline.sweep import SweepSettings, load_tables, plan_runs, run_missing
+from pipeline.sweep import load_tables, run_missing
 from pipeline.types import Manifest, RunResult
 from pipeline.workspace import Workspace
 

@@ -15,8 +15,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.errors import ManifestError
 
 _FRAME, _MANAGER, _BLOCK, _INDEX = "frame", "manager", "block", "index"
@@ -209,6 +207,8 @@ def _values(array: Any) -> list[Any]:
     if not isinstance(code, str) or _NUMBERS.fullmatch(code) is None or byte_order not in ("<", ">", "|"):
         raise ValueError(f"elements of type {byte_order!r} {code!r}")
     raw = _bytes(content)
+    import numpy as np  # here, because listing data sets does not need it
+
     plain: list[Any] = np.frombuffer(raw, np.dtype(f"{byte_order}{code}")).reshape(sides, order=order).tolist()
     return plain
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pipeline.bank import FeatureBank
+from pipeline.plan import fold_curve, fold_runs
 from pipeline.select import SELECTION
-from pipeline.sweep import fold_curve, fold_runs
 from pipeline.train import StackTrainer
 from pipeline.types import Manifest, RunResult, RunSpec
 from tests.contract.conftest import make_spec

@@ -20,10 +20,11 @@ from pipeline.compact import compact_bank, compact_dims, fitted_projections, pro
 from pipeline.encode import ExtractSettings
 from pipeline.errors import UsageError
 from pipeline.hparams import head_shape, rate, stacked_hparams
+from pipeline.plan import SweepSettings, plan_runs
 from pipeline.projection import CompactBank
 from pipeline.records import ResultStore
 from pipeline.stack import run_split
-from pipeline.sweep import StackTask, SweepSettings, load_tables, plan_runs, run_stack, stack_dims, stack_runs
+from pipeline.sweep import StackTask, load_tables, run_stack, stack_dims, stack_runs
 from pipeline.train import StackTrainer
 from pipeline.types import Manifest, RunResult, RunSpec
 from tests.contract.conftest import make_spec

@@ -13,7 +13,7 @@ from heads.methods import METHODS
 from pipeline.cli import app
 from pipeline.errors import UsageError
 from pipeline.hparams import ALL_CHOICES, resolve_hparams
-from pipeline.sweep import SweepSettings, read_sweep
+from pipeline.plan import SweepSettings, read_sweep
 from tests.conftest import ROOT
 
 DIMS = [("video", 8), ("audio", 8)]

@@ -19,7 +19,7 @@ from pipeline import sweep
 from pipeline.classical import CLASSICAL
 from pipeline.errors import UsageError
 from pipeline.hparams import STRUCTURE, head_shape, rate, resolve_hparams, stacked_hparams
-from pipeline.sweep import SweepSettings, plan_runs
+from pipeline.plan import SweepSettings, plan_runs
 from pipeline.types import RunSpec
 from tests.unit.test_bank import manifest
 from tests.unit.test_cache_store import identity

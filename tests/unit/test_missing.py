@@ -24,12 +24,13 @@ from pipeline.bank import FeatureBank
 from pipeline.encode import ExtractSettings
 from pipeline.errors import UsageError
 from pipeline.missing import Finetuning, MissingEvaluation, MissingRow, evaluate_runs, kept_subsets, write_missing
+from pipeline.plan import SweepSettings, plan_runs
 from pipeline.records import ResultStore
 from pipeline.show import missing_table, out, show_missing
 from pipeline.stack import StackData
-from pipeline.sweep import SweepSettings, load_tables, plan_runs, run_missing
+from pipeline.sweep import load_tables, run_missing
 from pipeline.train import StackTrainer
-from pipeline.types import Manifest, RunResult, RunSpec
+from pipeline.types import Manifest, RunResult, RunSpec, digest
 from tests.contract import conftest as contract
 from tests.contract.conftest import make_spec
 from tests.unit.test_types import run_result, run_spec
@@ -648,6 +649,22 @@ def test_weights_that_something_else_wrote_are_named(place: Place, beside: bool)
     save_file({"weight": torch.zeros(3)}, place.weights(second))
     with pytest.raises(UsageError, match="weights"):
         place.evaluate([first, second] if beside else [second])
+
+
+def test_a_result_of_an_earlier_version_keeps_its_id_or_is_refused(place: Place) -> None:
+    """Otherwise its weights are looked for under a name that no file has."""
+    (run,) = place.train(methods=("erm",))
+    path = ResultStore(place.results).path(run.spec.run_id)
+    plain = json.loads(path.read_text())
+    del plain["spec"]["folds"]  # as if that version had not known it
+    plain["run_id"] = digest(plain["spec"])[:16]
+    path.unlink()
+    path.with_name(f"{plain['run_id']}.json").write_text(json.dumps(plain))
+    try:
+        (found,) = ResultStore(place.results).read_all()
+    except UsageError:
+        return
+    assert found.spec.run_id == plain["run_id"]
 
 
 def test_features_that_are_not_those_of_the_run_are_refused(
