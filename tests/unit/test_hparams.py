@@ -15,7 +15,7 @@ from heads.method import SHARED_HPARAMS
 from heads.methods import METHODS
 from heads.mixing import MIXING_HPARAMS
 from heads.optimiser import OPTIMISERS, Rate
-from pipeline import sweep
+from pipeline import plan
 from pipeline.classical import CLASSICAL
 from pipeline.errors import UsageError
 from pipeline.hparams import STRUCTURE, head_shape, rate, resolve_hparams, stacked_hparams
@@ -256,7 +256,7 @@ def test_runs_share_a_shape_when_their_structure_is_the_same() -> None:
 
 
 def own(method: str, hparams: dict[str, float | str], *methods: str) -> dict[str, float | str]:
-    return sweep._own_overrides(method, DIMS, SweepSettings(methods=methods or (method,), hparams=hparams))
+    return plan._own_overrides(method, DIMS, SweepSettings(methods=methods or (method,), hparams=hparams))
 
 
 def test_an_override_goes_to_the_methods_that_know_it() -> None:
