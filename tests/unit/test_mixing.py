@@ -334,7 +334,6 @@ def beside_labeled_only(
     return [(name, gradient, found[name]) for name, gradient in plain.items()]
 
 
-ORDER = "an embedding is read twice, and its gradients and the unimodal head's are added in another order than by ERM"
 EXACTLY = list(FUSIONS)
 
 
