@@ -73,8 +73,9 @@ def summary(results: Sequence[RunResult]) -> str:
     lost = sum(result.status == "diverged" for result in results)
     datasets = ", ".join(sorted({setting.dataset for setting in settings}))
     where = settings[0].title if len(settings) == 1 else f"{len(settings)} settings of {datasets}"
+    kind = "domain" if any(setting.inside for setting in settings) else "unseen target domain"
     return (
-        f"{_counted(len(results), 'run')} of {listed} on {_counted(len(targets), 'unseen target domain')} with "
+        f"{_counted(len(results), 'run')} of {listed} on {_counted(len(targets), kind)} with "
         f"{_counted(len(seeds), 'seed')}; {where}{f'; {lost} diverged' if lost else ''}."
     )
 

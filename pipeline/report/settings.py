@@ -33,6 +33,7 @@ SELECTION_RULES = {
     "oracle": "the best evaluation on the target's own labels, which nobody has in practice: an upper bound",
 }
 TARGET_PARTS = {"all": "all clips of the target domain", "test": "the test part of the target domain"}
+INSIDE = "one domain: trained on its train part, tested on its test part; nothing here is about a new domain"
 PROTOCOLS = {
     "strict": "labeled, unlabeled, validation and test clips are disjoint, groups stay whole, "
     "and no clip of the target domain is seen in training",
@@ -49,6 +50,7 @@ class Setting:
     manifest_digest: str
     classes: tuple[str, ...]
     num_sources: int  # source domains of each run
+    inside: bool  # the target is the only domain there is: no new domain
     modalities: tuple[str, ...]
     features: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]  # (modality, ((field, value), ...)), sorted
     budget: str
@@ -77,6 +79,7 @@ class Setting:
             manifest_digest=spec.manifest_digest,
             classes=spec.classes,
             num_sources=len(spec.sources),
+            inside=spec.target in spec.sources,
             modalities=spec.modalities,
             features=tuple(features),
             budget=spec.budget,
@@ -123,6 +126,8 @@ class Setting:
     @property
     def protocol_text(self) -> str:
         """The protocol, with its meaning."""
+        if self.inside:
+            return f"{self.protocol} ({INSIDE})"
         meaning = PROTOCOLS.get(self.protocol)
         return f"{self.protocol} ({meaning})" if meaning else self.protocol
 

@@ -136,6 +136,12 @@ def test_ranks_mark_best_and_second_and_ties_at_the_printed_digit() -> None:
     assert ranks(0.5) == (0,)
 
 
+def test_a_table_of_one_domain_says_that_there_was_no_new_one() -> None:
+    table = result_table([run("erm", "A", 0, 0.5, sources=("A",), target_part="test")])
+    assert "nothing here is about a new domain" in table.setting.protocol_text
+    assert "nothing here" not in result_table(tiny()).setting.protocol_text
+
+
 def test_an_upper_bound_is_never_marked_as_best() -> None:
     results = [run(m, "A", 0, a) for m, a in (("erm", 0.5), ("ssmdg", 0.6), ("supervised", 0.9))]
     table = result_table(results)
