@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from heads.layers import unit
-from heads.network import FUSED, HeadNetwork
+from heads.network import HeadNetwork
 from heads.translators import pair_name
 
 FILLERS: Mapping[str, str] = {
@@ -102,8 +102,6 @@ def _mean_of_present(values: Mapping[str, Tensor], present: Mapping[str, Tensor]
     total: Tensor | None = None
     number: Tensor | None = None
     for name, value in values.items():
-        if name == FUSED:
-            continue
         here = present[name][..., None].to(value.dtype)
         total = value * here if total is None else total + value * here
         number = here if number is None else number + here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def fitted_projections(specs: Sequence[RunSpec], manifest: Manifest, bank: Featu
     for spec in specs:
         if spec.sources in found:
             continue
-        split = run_split(spec, manifest, bank)
+        # Of the whole run also for its folds: what a fold holds back is held back as labels, not as features.
+        split = run_split(replace(spec, fold=-1), manifest, bank)
         pool = sorted((*split.labeled, *split.unlabeled))
         ids = [manifest.clips[i].clip_id for i in pool]
         found[spec.sources] = {

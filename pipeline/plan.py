@@ -165,6 +165,12 @@ def _draws(
     """(target, seed, labeled clips if given) of the runs of one method."""
     if label_sets and settings.unlabeled_domains:
         raise UsageError("label subsets say which clips are labeled; leave --unlabeled-domains out")
+    for given in label_sets:
+        if given.protocol != settings.protocol:
+            raise UsageError(
+                f"the label subset for {given.target!r} with seed {given.seed} was made for the protocol "
+                f"{given.protocol!r}, and --protocol is {settings.protocol!r}; give the one it was made for"
+            )
     if label_sets:
         return [(given.target, given.seed, given) for given in label_sets]
     for name in settings.unlabeled_domains:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
@@ -163,13 +164,18 @@ class StackTrainer:
             advance(1)
         return {f"loss/{name}": value / count for name, value in sums.items()}
 
+    @cached_property
+    def _scored(self) -> Clips:
+        """The labeled clips, in whole parts of ``SCORE_ROWS``."""
+        return self.data.padded([split.labeled for split in self.data.splits], SCORE_ROWS)
+
     def _end_epochs(self, done: int) -> None:
         """Score the modalities on the labeled set for the runs whose epoch has just ended (B-MM)."""
         mixer = self.method.mixer
         ended = [done % steps == 0 for steps in self.epoch_steps]
         if mixer is None or not mixer.needs_scores or not any(ended):
             return
-        clips = self.data.padded([split.labeled for split in self.data.splits], SCORE_ROWS)
+        clips = self._scored
         scores, counts = [], []
         for part in range(0, clips.rows.shape[1], SCORE_ROWS):
             rows = clips.rows[:, part : part + SCORE_ROWS]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline.bank import FeatureBank
+from pipeline.compact import fitted_projections
 from pipeline.plan import fold_curve, fold_runs
 from pipeline.select import SELECTION
 from pipeline.train import StackTrainer
@@ -65,3 +67,16 @@ def test_a_fold_that_diverged_is_left_out(manifest: Manifest, bank: FeatureBank)
 def test_ties_go_to_the_later_evaluation() -> None:
     curves = {"step": [1, 2, 3, 4], "folds/fused": [0.5, 0.7, 0.7, None]}
     assert SELECTION["label-honest"](curves) == 2
+
+
+def test_the_folds_of_a_run_train_on_the_runs_own_projection(
+    manifest: Manifest, bank: FeatureBank, tmp_path: Path
+) -> None:
+    """Otherwise a fold's numbers would depend on which fold stands first in its stack."""
+    spec = honest(manifest, bank, projection="pca:4")
+    of_run = fitted_projections([spec], manifest, bank, tmp_path)
+    for fold in fold_runs([spec])[spec.run_id]:
+        of_fold = fitted_projections([fold], manifest, bank, tmp_path)
+        assert {m: p.digest for m, p in of_fold[spec.sources].items()} == {
+            m: p.digest for m, p in of_run[spec.sources].items()
+        }

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.labelsets import LabelSet, read_label_sets
+from pipeline.plan import SweepSettings, _draws
 from pipeline.splits import Labels, make_split
 from pipeline.types import PerClass
 from tests.unit.test_splits import clips_of, manifest
@@ -76,3 +77,9 @@ def test_no_file_no_json_another_data_set_and_two_for_one_run(tmp_path: Path) ->
         read_label_sets([path], other)
     with pytest.raises(UsageError, match="was given already"):
         read_label_sets([path, path], SMALL)
+
+
+def test_labels_made_for_another_protocol_are_refused() -> None:
+    with pytest.raises(UsageError, match="was made for the protocol 'strict', and --protocol is 'paper'"):
+        _draws(SMALL, SweepSettings(protocol="paper"), [label_set()])
+    assert _draws(SMALL, SweepSettings(), [label_set(seed=4)]) == [("studio", 4, label_set(seed=4))]
