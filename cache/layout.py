@@ -67,6 +67,11 @@ class Identity:
             "settings": dict(self.settings),
         }
 
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Identity:
+        """Read back what ``to_json`` gave."""
+        return cls(**{**plain, "views": tuple(plain["views"])})
+
     @property
     def digest(self) -> str:
         """sha256 of all fields, hex."""
@@ -76,7 +81,8 @@ class Identity:
     @property
     def folder(self) -> Path:
         """Folder of the group below the cache root."""
-        return Path(self.dataset) / f"{self.modality}-{self.backbone}-{self.digest[:12]}.zarr"
+        backbone = self.backbone.replace(":", "-")  # torchvision:NAME; a colon is no part of a file name everywhere
+        return Path(self.dataset) / f"{self.modality}-{backbone}-{self.digest[:12]}.zarr"
 
 
 @dataclass(frozen=True)

@@ -75,13 +75,20 @@ class FeatureGroup:
         self.clip_ids: tuple[str, ...] = tuple(clips["clip_ids"])  # "" is padding
         self._group = zarr.open_group(str(path), mode="r+")
         attributes: dict[str, Any] = dict(self._group.attrs)
-        plain = attributes["identity"]
-        self.identity = Identity(**{**plain, "views": tuple(plain["views"])})
+        self.identity = Identity.from_json(attributes["identity"])
+        self.notes: dict[str, str] = dict(attributes.get("notes", {}))
         self.dim = int(self._array("features").shape[2])
 
     @classmethod
     def open_or_create(
-        cls, root: Path, identity: Identity, clip_ids: Sequence[str], dim: int, unit: int, versions: Mapping[str, str]
+        cls,
+        root: Path,
+        identity: Identity,
+        clip_ids: Sequence[str],
+        dim: int,
+        unit: int,
+        versions: Mapping[str, str],
+        notes: Mapping[str, str] | None = None,
     ) -> FeatureGroup:
         """Open the group of an identity, make it if it is not there, and add rows for clips it does not know.
 
@@ -92,10 +99,11 @@ class FeatureGroup:
             dim: feature dimension.
             unit: rows per unit; an existing group keeps its own.
             versions: library versions, for the record.
+            notes: sentences for the record, for example where the weights come from; kept as the group was made.
         """
         path = root / identity.folder
         if not (path / "clips.json").exists():
-            cls._create(path, identity, dim, unit, versions)
+            cls._create(path, identity, dim, unit, {"versions": dict(versions), "notes": dict(notes or {})})
         group = cls(path)
         if group.dim != dim:
             raise CacheError(f"{path} holds features of dim {group.dim}, the backbone gives {dim}; delete that folder")
@@ -104,14 +112,14 @@ class FeatureGroup:
         return group
 
     @classmethod
-    def _create(cls, path: Path, identity: Identity, dim: int, unit: int, versions: Mapping[str, str]) -> None:
+    def _create(cls, path: Path, identity: Identity, dim: int, unit: int, facts: Mapping[str, Any]) -> None:
         """Write an empty group; ``clips.json`` comes last, so a crash before it starts over."""
         path.mkdir(parents=True, exist_ok=True)
         group = zarr.open_group(
             str(path),
             mode="w",
             zarr_format=3,
-            attributes={"schema": SCHEMA, "identity": identity.to_json(), "versions": dict(versions)},
+            attributes={"schema": SCHEMA, "identity": identity.to_json(), **facts},
         )
         group.create_array(
             "features",
@@ -277,6 +285,29 @@ class FeatureGroup:
     def digest(self) -> str:
         """sha256 over the identity and every committed unit: equal digests mean equal features and states."""
         return _digest(self.identity, self._commits())
+
+
+@dataclass(frozen=True)
+class StoredGroup:
+    """What a group on disk says of itself, without opening its arrays."""
+
+    path: Path
+    identity: Identity
+    notes: Mapping[str, str]
+
+
+def stored_groups(root: Path, dataset: str) -> list[StoredGroup]:
+    """The groups of a data set below a cache root, sorted by name; what is no whole group is passed over."""
+    found = []
+    for path in sorted((root / dataset).glob("*.zarr")):
+        try:
+            attributes = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+            identity = Identity.from_json(attributes["identity"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if (path / "clips.json").exists():
+            found.append(StoredGroup(path, identity, dict(attributes.get("notes", {}))))
+    return found
 
 
 def _records(commits: Sequence[Mapping[str, Any]]) -> dict[str, ClipRecord]:

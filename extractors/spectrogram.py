@@ -1,7 +1,9 @@
-"""The log spectrogram that audio networks see, equal to the reference's scipy call.
+"""The two log spectrograms that audio networks see.
 
-SSMDG released code (arXiv 2602.22917): ``scipy.signal.spectrogram(x, rate, nperseg=512, noverlap=353)``, the
-logarithm, then standardisation over the whole array.
+* ``log_spectrogram``: SSMDG released code (arXiv 2602.22917), ``scipy.signal.spectrogram(x, rate, nperseg=512,
+  noverlap=353)``, the logarithm, then standardisation over the whole array;
+* ``log_magnitude``: the literature on modality balance since OGM-GE (arXiv 2203.15332),
+  ``numpy.log(numpy.abs(librosa.stft(x, n_fft=512, hop_length=353)) + 1e-7)``.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 _FLOOR = 1e-7  # added to the power density before the logarithm; power per hertz for samples in -1..1
+_MAGNITUDE_FLOOR = 1e-7  # added to the magnitude before the logarithm
 _TAPER = 0.25  # share of the Tukey window that is tapered
 
 
@@ -71,6 +75,40 @@ def log_spectrogram(waveform: Tensor, rate_hz: int, window_samples: int = 512, o
     level -= level.mean((1, 2), keepdim=True)
     spread = level.square().mean((1, 2), keepdim=True).sqrt()
     return (level / (spread + 1e-9)).to(waveform.dtype).contiguous()
+
+
+def log_magnitude(waveform: Tensor, window_samples: int = 512, hop_samples: int = 353) -> Tensor:
+    """Return the log magnitude spectrogram, not standardised: ``log(|STFT| + 1e-7)``.
+
+    Periodic Hann window; segment j is centred on sample ``j * hop_samples`` and what it sees before and after the
+    waveform is 0 (librosa's ``center=True, pad_mode="constant"``). The mean of a segment stays in, the transform is
+    not scaled, and silence is ``log(1e-7)`` everywhere, about -16.1.
+
+    It is computed in float64, because float32 rounding of loud bins would reach above the floor in quiet ones.
+
+    Args:
+        waveform: float32 or float64 `(batch, num_samples)` in -1..1; the result has the same type.
+        window_samples: length of a segment.
+        hop_samples: samples from one segment to the next.
+
+    Returns:
+        `(batch, frequency, time)` with ``window_samples // 2 + 1`` frequencies and, for an even window,
+        ``1 + num_samples // hop_samples`` times.
+
+    Raises:
+        ValueError: the waveform is not `(batch, num_samples)` or has no samples, or segments that do not advance.
+    """
+    if waveform.ndim != 2 or waveform.shape[1] < 1:
+        raise ValueError(
+            f"waveform has shape {tuple(waveform.shape)}; it must be (batch, num_samples) with at least 1 sample"
+        )
+    if hop_samples < 1:
+        raise ValueError(f"hop_samples is {hop_samples}; allowed: at least 1")
+    half = window_samples // 2
+    window = torch.hann_window(window_samples, dtype=torch.float64, device=waveform.device)
+    segments = F.pad(waveform.double(), (half, half)).unfold(1, window_samples, hop_samples)
+    magnitude: Tensor = torch.fft.rfft(segments * window).abs()
+    return (magnitude + _MAGNITUDE_FLOOR).log_().transpose(1, 2).to(waveform.dtype).contiguous()
 
 
 @lru_cache(maxsize=8)

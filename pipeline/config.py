@@ -48,21 +48,21 @@ def overlay(base: Settings, values: Mapping[str, Any], where: str) -> Settings:
         raise UsageError(
             f"{where}: {unknown[0]!r} is not a setting.{nearest(unknown[0], names)} Allowed: {', '.join(names)}"
         )
-    changes = {key: _checked(value, hints[key], f"{where}: {key}") for key, value in values.items()}
+    changes = {key: checked_value(value, hints[key], f"{where}: {key}") for key, value in values.items()}
     return dataclasses.replace(base, **changes)
 
 
-def _checked(value: Any, hint: Any, path: str) -> Any:
+def checked_value(value: Any, hint: Any, path: str) -> Any:
     """Return a TOML value as the field's type wants it."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is tuple:
         if not isinstance(value, list):
             raise UsageError(f"{path} is {value!r}; it must be a list, for example [{_example(arguments[0])}]")
-        return tuple(_checked(item, arguments[0], f"{path}[{i}]") for i, item in enumerate(value))
+        return tuple(checked_value(item, arguments[0], f"{path}[{i}]") for i, item in enumerate(value))
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, dict):
             raise UsageError(f"{path} is {value!r}; it must be a table of names and values")
-        return {key: _checked(item, arguments[1], f"{path}.{key}") for key, item in value.items()}
+        return {key: checked_value(item, arguments[1], f"{path}.{key}") for key, item in value.items()}
     allowed = arguments if origin in (Union, UnionType) else (hint,)
     if any(_fits(value, kind) for kind in allowed):
         return value

@@ -17,20 +17,25 @@ import torch
 from numpy.typing import NDArray
 
 from cache.layout import ClipRecord, Identity, Status
-from extractors.backbone import BACKBONES, DEFAULT_BACKBONES, Backbone, Encoder
+from extractors.backbone import DEFAULT_BACKBONES, find_backbone
+from extractors.checkpoint_files import CheckpointError
+from extractors.encoder import PRECISIONS, Backbone, Encoder, Tap
 from extractors.inputs import AudioInput, FrameInput
+from extractors.loading import Weights, choose_weights, load_encoder
 from extractors.optical_flow import FLOW_METHODS, compute_flow
 from extractors.views.audio import render_audio
 from extractors.views.flow import render_flow
 from extractors.views.geometry import stack_by_side
 from extractors.views.plan import FramePlan, needed_indices, plan_frames
 from extractors.views.video import render_video
+from extractors.weights import WeightsError, WeightsFolder, default_folder
 from pipeline.decode import open_flow, open_frames, read_sound
-from pipeline.errors import MediaAbsent, MediaError, UsageError, choose
+from pipeline.errors import MediaAbsent, MediaError, MediaFailed, UsageError, choose
 from pipeline.types import MODALITIES, Clip, ViewSpec
 
 VIEWS_REVISION = 1  # goes up whenever the same view gives other pixels or samples
 FLOW_BOUND = 20.0  # pixels; flow beyond it saturates, as in the published data sets
+LATER_FIELDS = {"rate_hz": None, "kind": "power"}  # of inputs: caches made before them stay valid
 STAGES = ("decode", "views", "backbone", "write")
 
 Features = dict[str, tuple[NDArray[np.float16] | None, ClipRecord]]
@@ -42,27 +47,54 @@ class ExtractSettings:
 
     modalities: tuple[str, ...] = MODALITIES
     backbones: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_BACKBONES))  # per modality
+    weights: Mapping[str, Weights] = field(default_factory=dict)  # per modality; default: built-in ones
+    tap: str = "pool"  # where in the networks features are taken
+    precision: Mapping[str, str] = field(default_factory=dict)  # per modality, of the networks; default: float32
     views: ViewSpec = field(default_factory=ViewSpec)
     flow_method: str = "dis-medium"
     device: str = "cpu"
+    compiled: bool = False  # networks go through torch.compile
 
     def __post_init__(self) -> None:
         for modality in self.modalities:
             choose("modality", modality, MODALITIES)
-            backbone = BACKBONES[choose("backbone", self.backbones[modality], BACKBONES)]
+            choose("precision", self.precision_of(modality), PRECISIONS)
+            backbone = self.backbone(modality)
             if backbone.modality != modality:
                 raise UsageError(f"backbone {backbone.name!r} takes {backbone.modality}, not {modality}")
+            with stated():
+                Tap(self.tap).check(backbone)
         choose("method of optical flow", self.flow_method, FLOW_METHODS)
 
     def backbone(self, modality: str) -> Backbone:
-        """The backbone of a modality."""
-        return BACKBONES[self.backbones[modality]]
+        """The backbone of a modality.
+
+        Raises:
+            UsageError: there is no such backbone.
+        """
+        with stated():
+            return find_backbone(self.backbones[modality])
+
+    def weights_of(self, modality: str) -> Weights:
+        """The weights of a modality's backbone.
+
+        Raises:
+            UsageError: none were chosen, and the backbone has none built in.
+        """
+        if modality in self.weights:
+            return self.weights[modality]
+        with stated():
+            return choose_weights(self.backbone(modality), "", WeightsFolder(default_folder()))
+
+    def precision_of(self, modality: str) -> str:
+        """``float32`` or ``bfloat16``."""
+        return self.precision.get(modality, PRECISIONS[0])
 
     def identity(self, dataset: str, modality: str) -> Identity:
         """Identity of the cache group of a modality."""
         backbone = self.backbone(modality)
         settings: dict[str, Any] = {
-            "input": dataclasses.asdict(backbone.input),
+            "input": plain_input(backbone.input),
             "augmentation": self.views.variant,
             "revisions": {"backbone": backbone.revision, "views": VIEWS_REVISION},
             "resize": "uint8 antialiased bilinear",
@@ -71,16 +103,36 @@ class ExtractSettings:
             settings |= {"flow": self.flow_method, "flow_bound": FLOW_BOUND}
         if modality == "audio":
             settings |= {"resampler": "swresample"}
+        if self.precision_of(modality) != PRECISIONS[0]:
+            settings |= {"precision": self.precision_of(modality)}
         return Identity(
             dataset=dataset,
             modality=modality,
             backbone=backbone.name,
-            weights=backbone.weights,
-            tap="pool",
+            weights=self.weights_of(modality).identity,
+            tap=self.tap,
             views=tuple(view.name for view in self.views.views()),
             view_seed=self.views.seed,
             settings=settings,
         )
+
+
+@contextmanager
+def stated() -> Iterator[None]:
+    """Turn what backbones and weights complain about into an error of usage: the sentence is for the user."""
+    try:
+        yield
+    except (ValueError, WeightsError, CheckpointError) as error:
+        raise UsageError(str(error)) from error
+
+
+def plain_input(wanted: FrameInput | AudioInput) -> dict[str, Any]:
+    """Fields of an input as plain values; those that came later are left out where they change nothing."""
+    plain = dataclasses.asdict(wanted)
+    for name, neutral in LATER_FIELDS.items():
+        if plain.get(name) == neutral:
+            plain.pop(name, None)
+    return plain
 
 
 class Clock:
@@ -122,8 +174,21 @@ def resolve_device(name: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def _encoder(backbone: str, device: str) -> Encoder:
-    return BACKBONES[backbone].load(torch.device(device))
+def _encoder(backbone: str, weights: Weights, device: str, tap: str, precision: str, compiled: bool) -> Encoder:
+    with stated():
+        return load_encoder(backbone, weights, device, tap, precision, compiled)
+
+
+def encoder_of(settings: ExtractSettings, modality: str) -> Encoder:
+    """The loaded encoder of a modality; each process loads it once."""
+    return _encoder(
+        settings.backbones[modality],
+        settings.weights_of(modality),
+        settings.device,
+        settings.tap,
+        settings.precision_of(modality),
+        settings.compiled,
+    )
 
 
 def extract_clip(clip: Clip, modalities: Sequence[str], settings: ExtractSettings, clock: Clock) -> Features:
@@ -140,7 +205,7 @@ def extract_clip(clip: Clip, modalities: Sequence[str], settings: ExtractSetting
             continue
         for modality, (views, facts) in inputs.items():
             with clock.stage("backbone"):
-                values = _encode(_encoder(settings.backbones[modality], settings.device), views)
+                values = _encode(encoder_of(settings, modality), views)
             if np.isfinite(values).all():
                 out[modality] = (values, ClipRecord(clip.clip_id, Status.PRESENT, "", "", mark, facts))
             else:
@@ -167,9 +232,16 @@ def _sources(clip: Clip, modalities: Sequence[str]) -> list[tuple[tuple[str, ...
     return sources
 
 
-def _plan(clip: Clip, total: int, modality: str, settings: ExtractSettings) -> list[FramePlan]:
+def _plan(clip: Clip, total: int, rate_hz: float | None, modality: str, settings: ExtractSettings) -> list[FramePlan]:
+    spec = _frame_spec(settings, modality)
+    if spec.rate_hz is not None and rate_hz is None:
+        raise MediaFailed(
+            "no_rate",
+            f"{clip.clip_id}: backbone {settings.backbones[modality]!r} samples {spec.rate_hz:g} frames per second and "
+            "the clip's frame rate is not known; state rate_hz in the manifest",
+        )
     views = [(view.kind, view.index) for view in settings.views.views()]
-    return plan_frames(clip.clip_id, total, _frame_spec(settings, modality), views, settings.views.seed, modality)
+    return plan_frames(clip.clip_id, total, spec, views, settings.views.seed, modality, rate_hz)
 
 
 def _frame_spec(settings: ExtractSettings, modality: str) -> FrameInput:
@@ -190,7 +262,7 @@ def _frame_inputs(clip: Clip, makes: Sequence[str], settings: ExtractSettings, c
     with reader:
         # Flow image i lies between frames i and i + 1, so a clip has one fewer of them.
         totals = {"video": reader.num_frames, "flow": reader.num_frames - 1}
-        plans = {m: _plan(clip, totals[m], m, settings) for m in makes}
+        plans = {m: _plan(clip, totals[m], reader.rate_hz, m, settings) for m in makes}
         needed = {m: needed_indices(plans[m]) for m in makes}
         pairs = needed.get("flow", np.empty(0, dtype=np.int64))
         wanted = np.unique(np.concatenate([needed.get("video", pairs), pairs, pairs + 1]))
@@ -219,7 +291,7 @@ def _stored_flow_inputs(clip: Clip, makes: Sequence[str], settings: ExtractSetti
     with clock.stage("decode"):
         reader = open_flow(clip.media["flow"], clip.start_seconds, clip.end_seconds, clip.rate_hz, clip.flow_numbers)
     with reader:
-        plans = _plan(clip, reader.num_frames, "flow", settings)
+        plans = _plan(clip, reader.num_frames, reader.rate_hz, "flow", settings)
         needed = needed_indices(plans)
         with clock.stage("decode"):
             flow = reader.read([int(i) for i in needed])

@@ -14,6 +14,7 @@ import torch
 
 from cache.layout import ClipRecord, Status
 from cache.store import FeatureGroup
+from extractors.encoder import Tap
 from pipeline.encode import Clock, ExtractSettings, Features, extract_clip, fingerprint, media_is_there
 from pipeline.errors import PipeError, UsageError
 from pipeline.locks import only_writer
@@ -21,7 +22,8 @@ from pipeline.types import Clip, Manifest
 from pipeline.workers import Advance, run_tasks
 
 MOST_DEADLY = 3  # clips of a unit that may bring processes down before the machine is suspected
-UNIT = 32  # clips per unit of work: a crash loses at most this many per worker
+UNIT = 32  # clips per unit of work, at most: a crash loses at most this many per worker
+UNIT_BYTES = 2**28  # of a unit in memory, at most, where one clip is not more: feature maps are large
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,14 @@ def open_groups(manifest: Manifest, settings: ExtractSettings, cache: Path) -> d
         name: version(name) for name in ("pipe-features", "torch", "numpy", "av", "opencv-python-headless", "zarr")
     }
     ids = [clip.clip_id for clip in manifest.clips]
-    return {
-        m: FeatureGroup.open_or_create(
-            cache, settings.identity(manifest.dataset, m), ids, settings.backbone(m).dim, UNIT, versions
-        )
-        for m in settings.modalities
-    }
+    groups = {}
+    for modality in settings.modalities:
+        identity = settings.identity(manifest.dataset, modality)
+        dim = Tap(settings.tap).dim(settings.backbone(modality))
+        unit = max(1, min(UNIT, UNIT_BYTES // (len(identity.views) * dim * 2)))
+        notes = {"weights": settings.weights_of(modality).note}
+        groups[modality] = FeatureGroup.open_or_create(cache, identity, ids, dim, unit, versions, notes)
+    return groups
 
 
 def _repair(manifest: Manifest, groups: Mapping[str, FeatureGroup]) -> list[str]:

@@ -10,9 +10,11 @@ from cache.store import FeatureGroup, FeatureTable
 from heads.fillers import FILLERS
 from heads.methods import METHODS
 from pipeline.console import progress, status
+from pipeline.datasets import DATASETS
 from pipeline.encode import ExtractSettings
 from pipeline.errors import MediaError, UsageError, choose
 from pipeline.extract import ExtractReport, extract
+from pipeline.features import FeatureRequest, settle
 from pipeline.labelsets import LabelSet
 from pipeline.missing import Finetuning, MissingRow, evaluate_runs
 from pipeline.plan import SweepSettings, plan_runs
@@ -21,7 +23,18 @@ from pipeline.records import ResultStore
 from pipeline.report import ExtractionSummary, ModalityCount, Probe, Quarantined, ReportInputs, write_report
 from pipeline.sweep import load_tables, run_missing
 from pipeline.types import Manifest, RunResult
-from pipeline.workspace import Workspace
+from pipeline.workspace import DatasetOptions, Workspace
+
+DEFAULT_PRESET = "tiny"  # of manifests of one's own: it needs no download
+
+
+def settle_features(
+    manifest: Manifest, options: DatasetOptions, request: FeatureRequest, work: Workspace, extracting: bool = False
+) -> ExtractSettings:
+    """Settle backbones, weights and precision that a user left open; see ``pipeline.features.settle``."""
+    known = DATASETS.get(options.dataset)
+    preset = known.backbones if known else DEFAULT_PRESET
+    return settle(request, manifest.dataset, preset, work.cache, extracting)
 
 
 def extract_features(manifest: Manifest, settings: ExtractSettings, work: Workspace) -> ExtractReport:
@@ -146,12 +159,15 @@ def build_report(
 
 def notes(manifest: Manifest, settings: ExtractSettings) -> list[str]:
     """What a reader must know before reading a number."""
-    found = [note for note in manifest.notes if note]
+    return [*(note for note in manifest.notes if note), *weights_notes(settings)]
+
+
+def weights_notes(settings: ExtractSettings) -> list[str]:
+    """Where the weights of the backbones come from."""
     by_note: dict[str, list[str]] = {}
     for modality in settings.modalities:
-        backbone = settings.backbone(modality)
-        by_note.setdefault(backbone.weights_note, []).append(backbone.name)
-    return found + [f"Backbones {', '.join(names)}: {note}." for note, names in by_note.items()]
+        by_note.setdefault(settings.weights_of(modality).note, []).append(settings.backbones[modality])
+    return [f"Backbones {', '.join(names)}: {note}." for note, names in by_note.items()]
 
 
 def extraction_summary(manifest: Manifest, settings: ExtractSettings, work: Workspace) -> ExtractionSummary:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from cache.layout import CacheError
-from cache.store import FeatureGroup, FeatureTable
+from cache.store import FeatureGroup, FeatureTable, stored_groups
 from heads.methods import METHODS
 from pipeline.bank import FeatureBank
 from pipeline.classical import CLASSICAL, fit_classical
@@ -50,12 +50,27 @@ def load_tables(manifest: Manifest, settings: ExtractSettings, cache: Path) -> d
     for modality in settings.modalities:
         path = cache / settings.identity(manifest.dataset, modality).folder
         if not (path / "clips.json").exists():
-            raise CacheMissing(
-                f"there are no {modality} features of {manifest.dataset} from {settings.backbones[modality]} in "
-                f"{cache}; run `pipe extract --dataset ...` with the same options first"
-            )
+            raise CacheMissing(_no_features(manifest.dataset, modality, settings, cache))
         tables[modality] = FeatureGroup(path).load()
     return tables
+
+
+def _no_features(dataset: str, modality: str, settings: ExtractSettings, cache: Path) -> str:
+    """What to say where features are missing: what was wanted, and what there is instead."""
+    weights, wanted = settings.weights_of(modality), settings.identity(dataset, modality)
+    text = (
+        f"there are no {modality} features of {dataset} from {wanted.backbone} ({weights.identity[:19]}, tap "
+        f"{wanted.tap}, {settings.precision_of(modality)}, {len(wanted.views)} views, view seed {wanted.view_seed}) in "
+        f"{cache}; run `pipe extract --dataset ...` with the same options first"
+    )
+    others = [group.identity for group in stored_groups(cache, dataset) if group.identity.modality == modality]
+    if others:
+        listed = "; ".join(
+            f"--backbones {i.backbone} ({i.weights[:19]}, tap {i.tap}, {len(i.views)} views, view seed {i.view_seed})"
+            for i in others
+        )
+        text += f". What the cache holds: {listed}"
+    return text
 
 
 def stack_runs(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from extractors.inputs import AudioInput
-from extractors.spectrogram import fit_length, log_spectrogram
+from extractors.spectrogram import fit_length, log_magnitude, log_spectrogram
 from extractors.views.draws import view_generator
 from extractors.views.pitch import FRAME_SAMPLES, pitch_shift
 
@@ -17,7 +17,7 @@ _GAIN_RANGE = (0.8, 1.2)
 _SEMITONE_RANGE = (-1.0, 1.0)
 _WEAK_NOISE = 0.03  # largest value of the uniform noise, in standard deviations of the spectrogram
 _STRONG_NOISE = 0.1
-_MASKED_ROWS = (18, 257)  # frequency rows set to 0, of so many in the papers' spectrogram
+_MASKED_ROWS = (18, 257)  # frequency rows set to the mean, of so many in the papers' spectrogram
 _MASKED_COLUMNS = (40, 1004)  # time columns, likewise
 
 
@@ -30,6 +30,10 @@ def render_audio(
     * weak: gain 0.8..1.2, pitch shift by up to one semitone, fit the length, spectrogram, uniform noise of 0.03;
     * strong i: weak i with a band of frequencies and a stretch of time set to 0 (the clip's mean) and uniform noise of
       0.1. The papers mask 18 of 257 rows and 40 of 1004 columns; other shapes mask the same shares, at least one.
+
+    The magnitude spectrogram is not standardised, and views of it keep the same share of its contrast: noise is scaled
+    by the standard deviation of the view (weak: before its noise; strong: of weak i), and masks are filled with the
+    mean of weak i. Silence, whose deviation is 0, gets no noise there.
 
     Pitch is shifted before short clips are tiled, so that the shift sees the real sound; samples beyond
     ``num_samples`` are not read. The rules are those of the SSMDG released code (arXiv 2602.22917), except that masks
@@ -63,14 +67,25 @@ def render_audio(
         if kind == "weak":
             rendered.append(weak[index])
         else:
-            rendered.append(_render_strong(weak[index], view_generator(view_seed, clip_id, "audio", "strong", index)))
+            rng = view_generator(view_seed, clip_id, "audio", "strong", index)
+            rendered.append(_render_strong(weak[index], rng, spec))
     return torch.stack(rendered).unsqueeze(1)
 
 
 def _spectrogram(samples: Tensor, spec: AudioInput) -> Tensor:
     """Fit the length and transform: `(frequency, time)`."""
     waveform = fit_length(samples, spec.num_samples)[None]
+    if spec.kind == "magnitude":
+        return log_magnitude(waveform, spec.window_samples, spec.hop_samples)[0]
     return log_spectrogram(waveform, spec.rate_hz, spec.window_samples, spec.overlap_samples)[0]
+
+
+def _level(picture: Tensor, spec: AudioInput) -> tuple[float, float]:
+    """Mean and standard deviation of a picture: by definition 0 and 1 where it is standardised, else its own."""
+    if spec.kind == "power":
+        return 0.0, 1.0
+    values = picture.double()
+    return float(values.mean()), float(values.std(correction=0))
 
 
 def _render_weak(samples: Tensor, rng: np.random.Generator, spec: AudioInput) -> Tensor:
@@ -80,19 +95,21 @@ def _render_weak(samples: Tensor, rng: np.random.Generator, spec: AudioInput) ->
     # One vocoder frame more than is kept, so that the cut leaves no mark in what is kept.
     heard = samples[: spec.num_samples + FRAME_SAMPLES]
     spectrogram = _spectrogram(pitch_shift(heard * gain, semitones), spec)
-    return spectrogram + _noise(rng, spectrogram, _WEAK_NOISE)
+    _, spread = _level(spectrogram, spec)
+    return spectrogram + _noise(rng, spectrogram, _WEAK_NOISE * spread)
 
 
-def _render_strong(weak: Tensor, rng: np.random.Generator) -> Tensor:
+def _render_strong(weak: Tensor, rng: np.random.Generator, spec: AudioInput) -> Tensor:
     """Render a strong view from the weak one `(frequency, time)`, which stays as it is."""
     strong = weak.clone()
+    mean, spread = _level(weak, spec)
     rows, columns = strong.shape
     masked_rows, masked_columns = _masked(rows, *_MASKED_ROWS), _masked(columns, *_MASKED_COLUMNS)
     row = int(rng.integers(0, rows - masked_rows, endpoint=True))
     column = int(rng.integers(0, columns - masked_columns, endpoint=True))
-    strong[row : row + masked_rows] = 0
-    strong[:, column : column + masked_columns] = 0
-    return strong + _noise(rng, strong, _STRONG_NOISE)
+    strong[row : row + masked_rows] = mean
+    strong[:, column : column + masked_columns] = mean
+    return strong + _noise(rng, strong, _STRONG_NOISE * spread)
 
 
 def _masked(length: int, masked: int, of: int) -> int:

@@ -8,7 +8,7 @@ difference stands at the function that makes it.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from extractors.inputs import FrameInput
 from extractors.views.draws import view_generator
 from extractors.views.operations import OPERATIONS
-from extractors.views.sampling import clean_offset, frame_indices, random_offset
+from extractors.views.sampling import clean_offset, frame_indices, interval_at_rate, random_offset
 
 FRAME_MODALITIES = ("video", "flow")
 
@@ -78,13 +78,19 @@ class FramePlan:
 
 
 def plan_frames(
-    clip_id: str, total: int, spec: FrameInput, views: Sequence[tuple[str, int]], view_seed: int, modality: str
+    clip_id: str,
+    total: int,
+    spec: FrameInput,
+    views: Sequence[tuple[str, int]],
+    view_seed: int,
+    modality: str,
+    rate_hz: float | None = None,
 ) -> list[FramePlan]:
     """Plan views of a clip of ``total`` frames.
 
     Weak i and strong i share frames, crop and mirror ("one pipeline output"). A plan depends on clip_id, view,
-    view_seed, total, spec and modality, not on the other views. RGB and flow are drawn independently, as in the
-    reference.
+    view_seed, total, spec, modality and, where the spec wants frames per second, the clip's rate, not on the other
+    views. RGB and flow are drawn independently, as in the reference.
 
     Args:
         clip_id: identity of the clip.
@@ -93,9 +99,11 @@ def plan_frames(
         views: pairs of kind (``clean``, ``weak``, ``strong``) and index.
         view_seed: seed of all views.
         modality: ``video`` or ``flow``.
+        rate_hz: frames per second of the clip (of its flow images); read only where ``spec.rate_hz`` is given.
 
     Raises:
-        ValueError: no frames, an unknown kind or modality, or a centre crop larger than the resized image.
+        ValueError: no frames, an unknown kind or modality, a centre crop larger than the resized image, or no frame
+            rate where the spec wants frames per second.
     """
     if total < 1:
         raise ValueError(f"clip {clip_id!r} has {total} {modality} frames; views need at least 1")
@@ -106,6 +114,14 @@ def plan_frames(
             f"clean_size {spec.clean_size} is larger than resize_short {spec.resize_short}; "
             "a centre crop must fit into the resized image"
         )
+    if spec.rate_hz is not None:
+        if rate_hz is None:
+            raise ValueError(
+                f"clip {clip_id!r} has no known frame rate and {spec.rate_hz:g} frames per second are to be sampled "
+                "from it; state its rate_hz in the manifest"
+            )
+        interval = interval_at_rate(total, spec.num_frames, rate_hz, spec.rate_hz)
+        spec = replace(spec, interval=interval, rate_hz=None)
     return [_plan_view(clip_id, total, spec, kind, index, view_seed, modality) for kind, index in views]
 
 

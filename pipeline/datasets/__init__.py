@@ -29,10 +29,10 @@ DEMO_NOTE = (
 
 DATASETS: dict[str, Dataset] = {
     "demo": Dataset("embedded synthetic demo", load_demo, note=DEMO_NOTE),
-    "epic": Dataset(epic.TITLE, epic.load_epic, epic.PUBLISHED, epic.LAYOUT, epic.NOTE, epic.OPTIONS),
-    "hac": Dataset(hac.TITLE, hac.load_hac, hac.PUBLISHED, hac.LAYOUT, hac.NOTE, hac.OPTIONS),
+    "epic": Dataset(epic.TITLE, epic.load_epic, epic.PUBLISHED, epic.LAYOUT, epic.NOTE, epic.OPTIONS, "ssmdg"),
+    "hac": Dataset(hac.TITLE, hac.load_hac, hac.PUBLISHED, hac.LAYOUT, hac.NOTE, hac.OPTIONS, "ssmdg"),
     "crema-d": Dataset(
-        crema_d.TITLE, crema_d.load_crema_d, crema_d.PUBLISHED, crema_d.LAYOUT, crema_d.NOTE, crema_d.OPTIONS
+        crema_d.TITLE, crema_d.load_crema_d, crema_d.PUBLISHED, crema_d.LAYOUT, crema_d.NOTE, crema_d.OPTIONS, "bmm"
     ),
     "kinetics-sounds": Dataset(
         kinetics_sounds.TITLE,
@@ -41,8 +41,11 @@ DATASETS: dict[str, Dataset] = {
         kinetics_sounds.LAYOUT,
         kinetics_sounds.NOTE,
         kinetics_sounds.OPTIONS,
+        "bmm",
     ),
-    "ucf101": Dataset(ucf101.TITLE, ucf101.load_ucf101, ucf101.PUBLISHED, ucf101.LAYOUT, ucf101.NOTE, ucf101.OPTIONS),
+    "ucf101": Dataset(
+        ucf101.TITLE, ucf101.load_ucf101, ucf101.PUBLISHED, ucf101.LAYOUT, ucf101.NOTE, ucf101.OPTIONS, "bmm"
+    ),
 }
 
 

@@ -37,6 +37,7 @@ class Dataset:
     layout: str = ""  # what is expected below the root, one path a line
     note: str = ""  # what a reader of its numbers must know
     options: Mapping[str, Sequence[str]] = field(default_factory=dict)  # name -> allowed values, the default first
+    backbones: str = "tiny"  # preset of frozen backbones that its papers use
 
 
 def chosen_options(name: str, offered: Mapping[str, Sequence[str]], given: Mapping[str, str]) -> dict[str, str]:

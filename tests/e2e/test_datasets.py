@@ -40,7 +40,8 @@ def test_the_whole_way(name: str, tmp_path: Path) -> None:
     root.mkdir()
     importlib.import_module(f"tests.miniatures.{MINIATURES[name]}").write(root)
     where = ("--dataset", name, "--root", str(root), "--work", str(work))
-    features = ("--modalities", MODALITIES.get(name, "video,flow,audio"), "--weak", "1", "--strong", "1")
+    modalities = MODALITIES.get(name, "video,flow,audio")
+    features = ("--modalities", modalities, "--weak", "1", "--strong", "1", "--backbones", "tiny")
     assert "every file is there" in run("data", "check", *where)
     run("extract", *where, *features)
     run(
