@@ -29,8 +29,8 @@ from pipeline.evaluate import accuracy, class_mean_accuracy
 from pipeline.hparams import head_shape, stacked_hparams
 from pipeline.projection import CompactBank
 from pipeline.records import ResultStore
+from pipeline.running import STACK_BYTES_CPU, load_bank, stack_dims, stack_runs
 from pipeline.stack import StackData
-from pipeline.sweep import STACK_BYTES_CPU, load_bank, stack_dims, stack_runs
 from pipeline.types import Manifest, RunSpec
 from pipeline.weights import load_weights
 from pipeline.workers import Advance
@@ -294,7 +294,7 @@ def evaluate_runs(
         bank = load_bank(members, manifest, dataclasses.replace(settings, modalities=modalities), cache)
         projections = fitted_projections(members, manifest, bank, results / "projections")
         stacks = stack_runs(members, stack_dims(bank, projections), 1, STACK_BYTES_CPU)
-        plan += [(stack, bank, projections) for stack in stacks]
+        plan += [(stack.specs, bank, projections) for stack in stacks]
     on_start(len(plan) * (1 + (finetuning.steps if finetuning else 0)))
     store = ResultStore(results)
     found: dict[str, list[MissingRow]] = {}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cache.layout import write_atomically
 from cache.store import FeatureTable
-from pipeline.report.inputs import Probe
+from pipeline.reports.inputs import Probe
 from pipeline.types import Manifest, digest
 
 

@@ -19,9 +19,9 @@ from pipeline.encode import STAGES
 from pipeline.extract import ExtractReport
 from pipeline.hparams import STRUCTURE
 from pipeline.missing import MissingRow
-from pipeline.report import Probe, group_by_setting, result_table, to_rich
-from pipeline.report.settings import Variant, variant_labels
-from pipeline.report.statistics import mean_and_standard_error
+from pipeline.reports import Probe, group_by_setting, result_table, to_rich
+from pipeline.reports.settings import Variant, variant_labels
+from pipeline.reports.statistics import mean_and_standard_error
 from pipeline.types import Manifest, RunResult
 
 MOST_LISTED = {"Quarantined": 40, "Without such a track": 8, "Made anew": 8}  # lines; the report page lists all

@@ -20,8 +20,8 @@ from pipeline.missing import Finetuning, MissingRow, evaluate_runs
 from pipeline.plan import SweepSettings, plan_runs
 from pipeline.probe import linear_probe
 from pipeline.records import ResultStore
-from pipeline.report import ExtractionSummary, ModalityCount, Probe, Quarantined, ReportInputs, write_report
-from pipeline.sweep import load_tables, run_missing
+from pipeline.reports import ExtractionSummary, ModalityCount, Probe, Quarantined, ReportInputs, write_report
+from pipeline.running import load_tables, run_missing
 from pipeline.types import Manifest, RunResult
 from pipeline.workspace import DatasetOptions, Workspace
 

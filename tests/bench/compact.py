@@ -22,8 +22,8 @@ from pipeline.datasets import DatasetRequest, load_dataset
 from pipeline.encode import ExtractSettings
 from pipeline.hparams import resolve_hparams
 from pipeline.process import configure_process
-from pipeline.report.statistics import mean_and_standard_error
-from pipeline.sweep import load_tables
+from pipeline.reports.statistics import mean_and_standard_error
+from pipeline.running import load_tables
 from pipeline.train import StackTrainer
 from pipeline.types import Manifest, RunSpec
 

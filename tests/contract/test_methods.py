@@ -17,7 +17,7 @@ from heads.optimiser import Rate, StackedOptimiser
 from heads.randomness import RunStreams
 from pipeline.classical import CLASSICAL
 from pipeline.hparams import resolve_hparams
-from pipeline.report.settings import METHOD_NAMES, SELECTION_RULES, UPPER_BOUNDS
+from pipeline.reports.settings import METHOD_NAMES, SELECTION_RULES, UPPER_BOUNDS
 from pipeline.select import SELECTION
 from tests.contract.conftest import tensors
 

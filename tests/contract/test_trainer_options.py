@@ -23,8 +23,8 @@ from pipeline.hparams import head_shape, rate, stacked_hparams
 from pipeline.plan import SweepSettings, plan_runs
 from pipeline.projection import CompactBank
 from pipeline.records import ResultStore
+from pipeline.running import StackTask, load_tables, run_stack, stack_dims, stack_runs
 from pipeline.stack import run_split
-from pipeline.sweep import StackTask, load_tables, run_stack, stack_dims, stack_runs
 from pipeline.train import StackTrainer
 from pipeline.types import Manifest, RunResult, RunSpec
 from tests.contract.conftest import make_spec
@@ -463,7 +463,7 @@ def many(manifest: Manifest, bank: FeatureBank) -> list[RunSpec]:
 def test_64_runs_in_one_stack_are_64_runs_alone(manifest: Manifest, bank: FeatureBank) -> None:
     specs = many(manifest, bank)
     assert len(bank.features) == 3
-    assert [len(s) for s in stack_runs(specs, lambda spec: bank.dims, 1, ROOM)] == [64]
+    assert [len(s.specs) for s in stack_runs(specs, lambda spec: bank.dims, 1, ROOM)] == [64]
     stack, results = check_alone(specs, manifest, bank, runs=(0, 13, 22, 37, 50, 63))
     assert all(result.status == "finished" for result in results)
     used = [sum(result.curves["pseudo/accepted/coverage"]) > 0 for result in results]
@@ -594,7 +594,7 @@ def test_runs_whose_projections_have_different_ranks_are_never_stacked(
     projections = fitted_projections(specs, manifest, bank, tmp_path)
     widths = {spec.run_id: compact_dims(bank, projections, spec) for spec in specs}
     assert {dict(found)["audio"] for found in widths.values()} == {4, 6}
-    stacks = stack_runs(specs, stack_dims(bank, projections), 1, ROOM)
+    stacks = [list(s.specs) for s in stack_runs(specs, stack_dims(bank, projections), 1, ROOM)]
     assert sorted(len(stack) for stack in stacks) == [2, 2, 4, 4]
     assert sorted(spec.run_id for stack in stacks for spec in stack) == sorted(spec.run_id for spec in specs)
     for stack in stacks:
@@ -644,7 +644,7 @@ def test_runs_are_stacked_if_and_only_if_they_share_what_a_stack_has_once(
         replace(base, patience=1),
         replace(base, sources=("kitchen",)),
     ]
-    stacks = stack_runs([*apart, *together], lambda spec: bank.dims, 1, ROOM)
+    stacks = [list(s.specs) for s in stack_runs([*apart, *together], lambda spec: bank.dims, 1, ROOM)]
     assert sorted(len(stack) for stack in stacks) == [1] * len(apart) + [len(together)]
     assert max(stacks, key=len) == together
 

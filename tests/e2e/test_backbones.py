@@ -86,7 +86,7 @@ def test_random_weights_work_by_name_and_every_table_says_so(mine: tuple[str, ..
     assert "Everything was extracted already" in run("extract", *mine, *SMALL, *chosen)
     assert "resnet18: RANDOM WEIGHTS drawn from seed 1" in run("train-heads", *mine, *SMALL, *chosen, *TRAIN)
     run("report", *mine, *SMALL, *chosen)
-    for name in ("report.md", "report.html", "tables.tex"):
+    for name in ("results.md", "report.html", "tables.tex"):
         pages = list((Path(mine[-1]) / "report").rglob(name))
         assert pages, name
         assert all("RANDOM WEIGHTS" in page.read_text(encoding="utf-8") for page in pages)

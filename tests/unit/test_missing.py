@@ -26,9 +26,9 @@ from pipeline.errors import UsageError
 from pipeline.missing import Finetuning, MissingEvaluation, MissingRow, evaluate_runs, kept_subsets, write_missing
 from pipeline.plan import SweepSettings, plan_runs
 from pipeline.records import ResultStore
+from pipeline.running import load_tables, run_missing
 from pipeline.show import missing_table, out, show_missing
 from pipeline.stack import StackData
-from pipeline.sweep import load_tables, run_missing
 from pipeline.train import StackTrainer
 from pipeline.types import Manifest, RunResult, RunSpec, digest
 from tests.contract import conftest as contract

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.report import (
+from pipeline.reports import (
     ExtractionSummary,
     ModalityCount,
     Probe,
@@ -26,7 +26,7 @@ from pipeline.report import (
     result_table,
     write_report,
 )
-from pipeline.report.figures import learning_curves, pseudo_label_curves, result_points
+from pipeline.reports.figures import learning_curves, pseudo_label_curves, result_points
 from pipeline.types import RunResult, RunSpec
 
 EVIL = "<script>alert('x')</script>&\"|$a_b$"
@@ -218,7 +218,7 @@ def test_figures_and_pictures_have_words(page: Page) -> None:
     assert all(page.values("alt"))
     drawings = [value for tag, name, value in page.attributes if (tag, name) == ("svg", "role")]
     labels = [value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-label")]
-    assert len(drawings) == len(labels) == 3 + 2 + 2 + 2  # seeds, curves, coverage, precision
+    assert len(drawings) == len(labels) == 3 + 2 + 2 + 2 + 1  # seeds, curves, coverage, precision, ranks
     assert "Line chart of target accuracy in % over training steps, target A." in labels[3]
     assert "SSMDG 54.5 at step 30" in labels[3]
 
@@ -279,8 +279,9 @@ def test_write_report_writes_all_files_and_nothing_else(tmp_path: Path, text: st
     assert set(paths) == {"report.html", "results.md", "results.csv", "tables.tex"}
     assert paths["report.html"].read_text(encoding="utf-8") == text
     assert paths["results.md"].read_text(encoding="utf-8").startswith("# Tiny &amp; small\n")
+    assert "**Average ranks**" in paths["results.md"].read_text(encoding="utf-8")
     assert len(paths["results.csv"].read_text(encoding="utf-8").splitlines()) == 13
-    assert paths["tables.tex"].read_text(encoding="utf-8").count(r"\toprule") == 1
+    assert paths["tables.tex"].read_text(encoding="utf-8").count(r"\toprule") == 2  # accuracies; intervals and tests
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,8 +340,7 @@ def test_drawings_leave_fonts_and_colours_to_the_page() -> None:
 
 
 def test_importing_the_report_is_cheap() -> None:
-    code = (
-        "import sys, pipeline.report; print([m for m in ('matplotlib', 'jinja2', 'rich', 'torch') if m in sys.modules])"
-    )
+    heavy = ("matplotlib", "jinja2", "rich", "torch", "scipy")
+    code = f"import sys, pipeline.reports; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

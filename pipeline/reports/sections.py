@@ -7,11 +7,24 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.report.figures import PanelFigure, Style, learning_curves, pseudo_label_curves, result_points, styles
-from pipeline.report.inputs import ExtractionSummary, Probe, ReportInputs
-from pipeline.report.results import ResultTable, result_table, seed_text
-from pipeline.report.settings import METHOD_NAMES, Setting, Variant, group_by_setting, method_order, setting_titles
-from pipeline.report.tables import cell_text, footnotes, headings, paired_text, percent, record_text
+from pipeline.reports.figures import PanelFigure, Style, learning_curves, pseudo_label_curves, result_points, styles
+from pipeline.reports.inputs import ExtractionSummary, Probe, ReportInputs
+from pipeline.reports.rank_figure import rank_diagram
+from pipeline.reports.ranking import Ranking, rankings
+from pipeline.reports.results import ResultTable, result_table, seed_text
+from pipeline.reports.settings import METHOD_NAMES, Setting, Variant, group_by_setting, method_order, setting_titles
+from pipeline.reports.tables import STATISTICS
+from pipeline.reports.wording import (
+    Line,
+    footnotes,
+    has_statistics,
+    headings,
+    lines,
+    percent,
+    statistics_headings,
+    statistics_lines,
+    statistics_notes,
+)
 from pipeline.types import RunResult
 
 TRACK = (
@@ -24,14 +37,6 @@ SHOWN = 6  # distinct values of an environment field that are written out
 
 
 @dataclass(frozen=True, slots=True)
-class TableRow:
-    """One row of a result table: text and mark of every cell."""
-
-    label: str
-    cells: tuple[tuple[str, int], ...]  # (text, rank: 1 best, 2 second, 0 unmarked)
-
-
-@dataclass(frozen=True, slots=True)
 class SettingSection:
     """Everything shown for one setting."""
 
@@ -39,15 +44,34 @@ class SettingSection:
     title: str
     setting: Setting
     headings: tuple[str, ...]
-    rows: tuple[TableRow, ...]
+    rows: tuple[Line, ...]
     notes: tuple[str, ...]
     marked: bool  # whether best and second are marked
+    statistics: Statistics | None  # None where there is nothing to compare
     remarks: tuple[str, ...]  # what the runs themselves noted
     points: PanelFigure
     curves: PanelFigure
     coverage: PanelFigure
     precision: PanelFigure
     repeat: Repeat
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The table of intervals and paired tests."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[Line, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Average ranks over all settings of one protocol and selection rule."""
+
+    ranking: Ranking
+    diagram: PanelFigure
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +128,10 @@ def _section(
         title=title,
         setting=table.setting,
         headings=tuple(headings(table)),
-        rows=tuple(_table_rows(table)),
+        rows=tuple(lines(table)),
         notes=tuple(footnotes(table)),
         marked=any(rank for column in range(len(table.columns)) for rank in table.ranks(column)),
+        statistics=_statistics(table) if has_statistics(table) else None,
         remarks=tuple(_remarks(runs)),
         points=result_points(table, f"s{i}-points", look),
         curves=learning_curves(runs, f"s{i}-curves", look),
@@ -116,17 +141,21 @@ def _section(
     )
 
 
-def _table_rows(table: ResultTable) -> list[TableRow]:
-    n = len(table.seeds)
-    ranks = [table.ranks(column) for column in range(len(table.columns))]
-    compared = any(row.paired for row in table.rows)
-    rows = []
-    for i, row in enumerate(table.rows):
-        cells = [(cell_text(cell, n), ranks[column][i]) for column, cell in enumerate(row.cells)]
-        if compared:
-            cells += [(paired_text(row.paired, n), 0), (record_text(row.paired), 0)]
-        rows.append(TableRow(row.label, tuple(cells)))
-    return rows
+def _statistics(table: ResultTable) -> Statistics:
+    return Statistics(
+        title=STATISTICS,
+        headings=tuple(statistics_headings(table)),
+        rows=tuple(statistics_lines(table)),
+        notes=tuple(statistics_notes(table)),
+    )
+
+
+def ranks(results: Sequence[RunResult]) -> list[Ranks]:
+    """Average ranks and their diagrams; none where there are too few methods or measurements."""
+    return [
+        Ranks(ranking, PanelFigure((rank_diagram(ranking, f"ranks{i}"),), ()))
+        for i, ranking in enumerate(rankings(results))
+    ]
 
 
 def _remarks(runs: Sequence[RunResult]) -> list[str]:
@@ -264,6 +293,7 @@ def context(inputs: ReportInputs) -> dict[str, object]:
         "summary": summary(inputs.results),
         "notes": [*inputs.notes, TRACK],
         "sections": setting_sections(inputs.results),
+        "ranks": ranks(inputs.results),
         "probe": probe_grid(inputs.probe) if inputs.probe else None,
         "pictures": picture_grid(inputs.sample_pictures) if inputs.sample_pictures else None,
         "quarantine": quarantine(inputs.extraction) if inputs.extraction else None,

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from cache.layout import write_atomically
 from pipeline.errors import UsageError
-from pipeline.report.inputs import ReportInputs
-from pipeline.report.results import result_table
-from pipeline.report.sections import TRACK, context, diverged, summary
-from pipeline.report.settings import group_by_setting
-from pipeline.report.tables import markdown_escape, runs_to_csv, to_latex, to_markdown
+from pipeline.reports.inputs import ReportInputs
+from pipeline.reports.ranking import rankings
+from pipeline.reports.results import result_table
+from pipeline.reports.sections import TRACK, context, diverged, summary
+from pipeline.reports.settings import group_by_setting
+from pipeline.reports.tables import markdown_escape, ranking_to_markdown, runs_to_csv, to_latex, to_markdown
 from pipeline.types import RunResult
 
 TEMPLATE = "page.html.j2"
@@ -41,7 +42,7 @@ def render_page(inputs: ReportInputs) -> str:
 
 
 def render_markdown(inputs: ReportInputs) -> str:
-    """Render title, notes, all tables and the diverged runs as Markdown.
+    """Render title, notes, all tables, the average ranks and the diverged runs as Markdown.
 
     Raises:
         UsageError: there are no results.
@@ -51,6 +52,8 @@ def render_markdown(inputs: ReportInputs) -> str:
     lines += [f"- {markdown_escape(note)}" for note in (*inputs.notes, TRACK)]
     for _, runs in group_by_setting(inputs.results):
         lines += ["", to_markdown(result_table(runs)).rstrip("\n")]
+    for ranking in rankings(inputs.results):
+        lines += ["", ranking_to_markdown(ranking).rstrip("\n")]
     lost = diverged(inputs.results)
     if lost:
         lines += ["", "Diverged runs, in no mean:", ""]

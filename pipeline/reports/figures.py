@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.report.drawing import (
+from pipeline.reports.drawing import (
     BLUE,
     INK,
     MARKED,
@@ -17,10 +17,10 @@ from pipeline.report.drawing import (
     legend_sample,
     svg_text,
 )
-from pipeline.report.results import METRIC, ResultTable, unique_runs
-from pipeline.report.settings import METHOD_NAMES, Setting, Variant, method_order, variant_labels
-from pipeline.report.statistics import Band, band
-from pipeline.report.tables import percent
+from pipeline.reports.results import METRIC, ResultTable, unique_runs
+from pipeline.reports.settings import METHOD_NAMES, Setting, Variant, method_order, variant_labels
+from pipeline.reports.statistics import Band, band
+from pipeline.reports.tables import percent
 from pipeline.types import RunResult
 
 if TYPE_CHECKING:

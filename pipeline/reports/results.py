@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.errors import UsageError
-from pipeline.report.settings import METHOD_NAMES, UPPER_BOUNDS, Setting, Variant, group_by_setting, variant_labels
-from pipeline.report.statistics import Paired, mean_and_standard_error, paired_difference
+from pipeline.reports.published import PublishedCell, refuse_twice
+from pipeline.reports.settings import METHOD_NAMES, UPPER_BOUNDS, Setting, Variant, group_by_setting, variant_labels
+from pipeline.reports.statistics import (
+    Interval,
+    Paired,
+    PairedTest,
+    Record,
+    bootstrap_interval,
+    holm,
+    mean_and_standard_error,
+    paired_difference,
+    win_tie_loss,
+)
 from pipeline.types import RunResult
 
 Seed = tuple[int, int]  # (split seed, init seed)
 Column = tuple[str, tuple[str, ...]]  # (target, sources)
+Values = Mapping[tuple[Column, Seed], float]  # the metric of every finished run of one variant
 
 AVERAGE = "average"
 METRIC = "target/fused"
@@ -37,7 +49,10 @@ class Row:
     label: str
     variant: Variant
     cells: tuple[Cell, ...]  # one per column of the table, the average last
+    interval: Interval | None  # bootstrap interval of the average; None for n < 3
     paired: Paired | None  # per-seed averages minus the baseline's; None for the baseline itself or without a pair
+    record: Record | None  # over all pairs of target and seed that the baseline has too; None without one
+    p_holm: float | None = None  # the p of ``paired``, adjusted for all comparisons of the table
 
     @property
     def average(self) -> Cell:
@@ -52,17 +67,25 @@ class ResultTable:
     setting: Setting
     metric: str  # key of RunResult.metrics
     baseline: str  # method of the paired differences
+    test: PairedTest  # of the paired differences
     columns: tuple[str, ...]  # targets, then "average"
     rows: tuple[Row, ...]
     chance: float  # 0..1
     seeds: tuple[Seed, ...]  # all seeds that occur, diverged runs included
     diverged: tuple[str, ...]  # ids of runs that are in no mean
+    warnings: tuple[str, ...]  # what must stand under every table of these numbers
     notes: tuple[str, ...]  # what is incomplete
+    published: tuple[PublishedCell, ...] = ()
 
     @property
     def baseline_label(self) -> str:
         """Name of the baseline."""
         return METHOD_NAMES.get(self.baseline, self.baseline)
+
+    @property
+    def comparisons(self) -> int:
+        """How many p values the table holds; the correction is for so many."""
+        return sum(row.p_holm is not None for row in self.rows)
 
     def ranks(self, column: int) -> tuple[int, ...]:
         """Rank of every row in a column: 1 best, 2 second (from three ranked rows on), 0 unmarked.
@@ -89,19 +112,40 @@ def seed_text(seed: Seed) -> str:
     return str(seed[0]) if seed[0] == seed[1] else f"split {seed[0]} / init {seed[1]}"
 
 
-def result_table(results: Sequence[RunResult], baseline: str = "erm", metric: str = METRIC) -> ResultTable:
+def random_weights_note(runs: Sequence[RunResult]) -> list[str]:
+    """What stands beside every number that comes from backbones without pretrained weights."""
+    features = [found for run in runs for found in run.spec.features.values()]
+    names = sorted({f["backbone"] for f in features if f.get("weights", "").startswith("random:")})
+    if not names:
+        return []
+    return [
+        f"Backbones with RANDOM WEIGHTS: {', '.join(names)}; nothing in them was pretrained, so accuracies say nothing "
+        "about pretrained networks."
+    ]
+
+
+def result_table(
+    results: Sequence[RunResult],
+    baseline: str = "erm",
+    metric: str = METRIC,
+    *,
+    published: Sequence[PublishedCell] = (),
+    test: PairedTest = "permutation",
+) -> ResultTable:
     """Put the runs of one setting into a table.
 
     Means and standard errors are over seeds. The average over the targets is taken per seed, of seeds that have every
-    target only; the paired difference to the baseline compares these averages seed by seed. Diverged runs are in no
-    mean and are listed.
+    target only; the paired difference to the baseline compares these averages seed by seed, and its p value is
+    adjusted for all comparisons of the table. Wins, ties and losses count the pairs of target and seed that both
+    have. Diverged runs are in no mean and are listed. Published numbers are shown and used for nothing.
 
     Raises:
-        UsageError: no results.
+        UsageError: no results, an unknown test, or a published number given twice.
         ValueError: the runs are of different settings.
     """
     if not results:
         raise UsageError("there are no results to report; run `pipe train-heads` first")
+    refuse_twice(published)
     groups = group_by_setting(results)
     if len(groups) > 1:
         raise ValueError(f"results of {len(groups)} settings; group_by_setting() first, one table holds one setting")
@@ -112,32 +156,57 @@ def result_table(results: Sequence[RunResult], baseline: str = "erm", metric: st
         runs = unique_runs(runs)
     columns = sorted({(run.spec.target, run.spec.sources) for run in runs})
     labels = variant_labels(runs)
-    values = {variant: _values([run for run in runs if Variant.of(run) == variant], metric) for variant in labels}
-    averages = {variant: _seed_averages(values[variant], columns) for variant in labels}
-    seeds = sorted({_seed(run) for run in runs})
+    values = {
+        variant: finished_values([run for run in runs if Variant.of(run) == variant], metric) for variant in labels
+    }
     rows = []
     for variant, label in labels.items():
-        cells = [_cell({s: v for (c, s), v in values[variant].items() if c == column}) for column in columns]
         reference = _reference(variant, list(labels), baseline)
-        paired = _paired(averages[variant], averages[reference]) if reference else None
-        rows.append(Row(variant.method, label, variant, (*cells, _cell(averages[variant])), paired))
-        notes += _incomplete(label, runs, variant, values[variant], columns, seeds)
+        rows.append(_row(variant, label, values[variant], values[reference] if reference else None, columns, test))
+        notes += _incomplete(label, runs, variant, values[variant], columns)
         if variant.method != baseline and reference is None and any(v.method == baseline for v in labels):
             notes.append(f"{label}: no single variant of the baseline fits, so no difference is given.")
+    adjusted = holm([row.paired.p if row.paired else None for row in rows])
     return ResultTable(
         setting=setting,
         metric=metric,
         baseline=baseline,
+        test=test,
         columns=(*_column_labels(columns), AVERAGE),
-        rows=tuple(rows),
+        rows=tuple(replace(row, p_holm=p) for row, p in zip(rows, adjusted, strict=True)),
         chance=setting.chance,
-        seeds=tuple(seeds),
+        seeds=tuple(sorted({seed_of(run) for run in runs})),
         diverged=tuple(run.spec.run_id for run in runs if run.status == "diverged"),
+        warnings=tuple(random_weights_note(runs)),
         notes=tuple(notes),
+        published=tuple(published),
     )
 
 
-def _seed(run: RunResult) -> Seed:
+def _row(
+    variant: Variant,
+    label: str,
+    values: Values,
+    baseline: Values | None,
+    columns: Sequence[Column],
+    test: PairedTest,
+) -> Row:
+    """One row, compared with the values of its baseline where it has one."""
+    averages = _seed_averages(values, columns)
+    cells = [_cell({s: v for (c, s), v in values.items() if c == column}) for column in columns]
+    paired = record = None
+    if baseline is not None:
+        references = _seed_averages(baseline, columns)
+        if averages.keys() & references.keys():
+            paired = paired_difference(averages, references, test)
+        differences = [value - baseline[key] for key, value in values.items() if key in baseline]
+        record = win_tie_loss(differences) if differences else None
+    interval = bootstrap_interval(averages.values())
+    return Row(variant.method, label, variant, (*cells, _cell(averages)), interval, paired, record)
+
+
+def seed_of(run: RunResult) -> Seed:
+    """Split seed and init seed of a run."""
     return (run.spec.split_seed, run.spec.init_seed)
 
 
@@ -145,7 +214,7 @@ def unique_runs(results: Sequence[RunResult]) -> list[RunResult]:
     """Keep one run per method, targets and seed of a setting, so that a run given twice is not two measurements."""
     kept: dict[tuple[Variant, Column, Seed], RunResult] = {}
     for run in sorted(results, key=lambda run: run.spec.run_id):
-        kept.setdefault((Variant.of(run), (run.spec.target, run.spec.sources), _seed(run)), run)
+        kept.setdefault((Variant.of(run), (run.spec.target, run.spec.sources), seed_of(run)), run)
     return list(kept.values())
 
 
@@ -157,17 +226,17 @@ def _column_labels(columns: Sequence[Column]) -> list[str]:
     return [f"{', '.join(sources)} → {target}" for target, sources in columns]
 
 
-def _values(runs: Sequence[RunResult], metric: str) -> dict[tuple[Column, Seed], float]:
-    """The metric of every finished run that has it."""
+def finished_values(runs: Sequence[RunResult], metric: str) -> dict[tuple[Column, Seed], float]:
+    """The metric of every finished run that has it, by (target, sources) and seed."""
     values = {}
     for run in runs:
         value = run.metrics.get(metric)
         if run.status == "finished" and value is not None and math.isfinite(value):
-            values[((run.spec.target, run.spec.sources), _seed(run))] = float(value)
+            values[((run.spec.target, run.spec.sources), seed_of(run))] = float(value)
     return values
 
 
-def _seed_averages(values: Mapping[tuple[Column, Seed], float], columns: Sequence[Column]) -> dict[Seed, float]:
+def _seed_averages(values: Values, columns: Sequence[Column]) -> dict[Seed, float]:
     """Average over the targets per seed, for the seeds that have all of them."""
     seeds = sorted({seed for _, seed in values})
     complete = [seed for seed in seeds if all((column, seed) in values for column in columns)]
@@ -180,10 +249,6 @@ def _cell(values: Mapping[Seed, float]) -> Cell:
     ordered = tuple(values[seed] for seed in sorted(values))
     mean, se = mean_and_standard_error(ordered)
     return Cell(mean, se, len(ordered), ordered)
-
-
-def _paired(values: Mapping[Seed, float], baseline: Mapping[Seed, float]) -> Paired | None:
-    return paired_difference(values, baseline) if values.keys() & baseline.keys() else None
 
 
 def _reference(variant: Variant, variants: Sequence[Variant], baseline: str) -> Variant | None:
@@ -201,13 +266,13 @@ def _incomplete(
     label: str,
     runs: Sequence[RunResult],
     variant: Variant,
-    values: Mapping[tuple[Column, Seed], float],
+    values: Values,
     columns: Sequence[Column],
-    seeds: Sequence[Seed],
 ) -> list[str]:
     """Say which runs of a row are missing and over how many seeds its average is."""
+    seeds = sorted({seed_of(run) for run in runs})
     status = {
-        ((r.spec.target, r.spec.sources), _seed(r)): "diverged" if r.status == "diverged" else "no value"
+        ((r.spec.target, r.spec.sources), seed_of(r)): "diverged" if r.status == "diverged" else "no value"
         for r in runs
         if Variant.of(r) == variant
     }
