@@ -67,7 +67,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Case:
-    """Settings that are changed together, under a name: a row of an ablation."""
+    """Settings that are changed together, under a name: a row of an ablation. They beat axes and draws."""
 
     name: str
     changes: Mapping[str, Any]
@@ -122,7 +122,7 @@ def expand(base: SweepSettings, modalities: tuple[str, ...], axes: Axes) -> list
         UsageError: an axis that does not exist, a value that is not allowed, or an unreasonable number of cells.
     """
     lists = dict(axes.lists)
-    subsets = [_modalities(value) for value in lists.pop(MODALITY_AXIS, ())] or [modalities]
+    subsets = [modality_names(value) for value in lists.pop(MODALITY_AXIS, ())] or [modalities]
     native = {name: lists.pop(name) for name in AXES if name in lists}
     base = change(base, native, "axes")
     draws: list[dict[str, Value]] = [
@@ -137,10 +137,11 @@ def expand(base: SweepSettings, modalities: tuple[str, ...], axes: Axes) -> list
     cells = []
     for case, draw in itertools.product(cases, draws or [{}]):
         own = dict(case.changes)
-        mine = [_modalities(own.pop(MODALITY_AXIS))] if MODALITY_AXIS in own else subsets
-        settings = change(base, {**own, **draw}, f"case {case.name!r}" if case.name else "random search")
-        for values in itertools.product(*lists.values()):
-            cell = change(settings, dict(zip(lists, values, strict=True)), "axes")
+        mine = [modality_names(own.pop(MODALITY_AXIS))] if MODALITY_AXIS in own else subsets
+        settings = change(base, {**draw, **own}, f"case {case.name!r}" if case.name else "random search")
+        free = {name: values for name, values in lists.items() if name not in own}  # what the case leaves open
+        for values in itertools.product(*free.values()):
+            cell = change(settings, dict(zip(free, values, strict=True)), "axes")
             cells += [Cell(cell, subset, case.name) for subset in mine]
     return cells
 
@@ -233,7 +234,7 @@ def _number(text: str, whole: str) -> float:
         raise UsageError(f"axis {whole!r}: {text!r} is not a number; write for example log:1e-4..1e-2") from None
 
 
-def _modalities(value: object) -> tuple[str, ...]:
+def modality_names(value: object) -> tuple[str, ...]:
     """``va``, ``video+audio`` or a list of names -> names, in the order of ``MODALITIES``.
 
     Raises:

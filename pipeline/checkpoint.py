@@ -23,6 +23,7 @@ class Progress:
     step: int  # steps done
     curves: list[Curves]  # one per run
     stopped: list[bool]  # runs that have stopped early
+    confusion: Tensor  # (runs, classes, classes) int64 on the CPU, of every run's selected evaluation
 
 
 def save_checkpoint(
@@ -32,7 +33,8 @@ def save_checkpoint(
 
     Random streams and batches are functions of seed and step, so no generator has to be saved.
     """
-    parts = {"method": method.state_dict(), "optimiser": optimiser.tensors(), "kept": kept}
+    record = {"confusion": progress.confusion}
+    parts = {"method": method.state_dict(), "optimiser": optimiser.tensors(), "kept": kept, "progress": record}
     tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
     text = json.dumps({"step": progress.step, "curves": progress.curves, "stopped": progress.stopped})
     save_tensors(path, tensors, {"progress": text})
@@ -44,13 +46,14 @@ def load_checkpoint(
     """Restore what ``save_checkpoint`` wrote; ``None`` if there is none, or if it is cut off or something else's."""
     if not path.exists():
         return None
-    tensors: dict[str, dict[str, Tensor]] = {"method": {}, "optimiser": {}, "kept": {}}
+    tensors: dict[str, dict[str, Tensor]] = {"method": {}, "optimiser": {}, "kept": {}, "progress": {}}
     try:
         with safe_open(path, framework="pt") as file:
-            progress = Progress(**json.loads(file.metadata()["progress"]))
             for key in file.keys():  # noqa: SIM118 - not a dict
                 part, name = key.split("/", 1)
                 tensors[part][name] = file.get_tensor(key)
+            rest = json.loads(file.metadata()["progress"])
+        progress = Progress(**rest, confusion=tensors["progress"]["confusion"])
     except (SafetensorError, KeyError, TypeError, ValueError):
         return None  # training starts over, nothing is lost but time
     own = method.state_dict()

@@ -19,7 +19,7 @@ from heads.network import FUSED
 from pipeline.bank import FeatureBank, Standardiser
 from pipeline.environment import environment
 from pipeline.errors import UsageError, choose
-from pipeline.evaluate import accuracy, class_mean_accuracy
+from pipeline.evaluate import accuracy, class_mean_accuracy, confusion_matrix
 from pipeline.projection import CompactBank
 from pipeline.select import selected
 from pipeline.stack import run_split
@@ -173,9 +173,10 @@ def _fit_run(spec: RunSpec, split: Split, labels: Tensor, bank: FeatureBank | Co
     rows = _Rows(bank, spec, split)
     models, notes = _fit_heads(spec, rows, torch.tensor(split.labeled), labels[list(split.labeled)])
     curves: dict[str, list[float | None]] = {"step": [spec.steps]}
+    confusion: dict[str, Tensor] = {}
     for name, part in (("target", split.test), ("val", split.val)):
         if part:
-            values = _evaluate(models, rows, torch.tensor(part), labels[list(part)], len(spec.classes))
+            values, confusion[name] = _evaluate(models, rows, torch.tensor(part), labels[list(part)], len(spec.classes))
             for metric, value in values.items():
                 curves[f"{name}{metric}"] = [value if math.isfinite(value) else None]
     return RunResult(
@@ -187,6 +188,7 @@ def _fit_run(spec: RunSpec, split: Split, labels: Tensor, bank: FeatureBank | Co
         seconds=time.perf_counter() - start,
         notes=(*split.notes, *notes),
         sizes={part: len(getattr(split, part)) for part in ("labeled", "unlabeled", "val", "test")},
+        confusion=tuple(tuple(row) for row in confusion["target"].tolist()),
     )
 
 
@@ -229,8 +231,13 @@ def _fitted(model: Any, x: NDArray[np.float64], y: NDArray[np.int64]) -> tuple[A
     return model, [str(warning.message).splitlines()[0].rstrip(":") for warning in caught]
 
 
-def _evaluate(models: Mapping[str, Any], rows: _Rows, clips: Tensor, labels: Tensor, classes: int) -> dict[str, float]:
-    """Accuracies on the clean view of clips ``(clips,)``; NaN where there is no classifier or no clip for it."""
+def _evaluate(
+    models: Mapping[str, Any], rows: _Rows, clips: Tensor, labels: Tensor, classes: int
+) -> tuple[dict[str, float], Tensor]:
+    """Accuracies on the clean view of clips ``(clips,)``, NaN where there is no classifier or no clip for it.
+
+    With them the confusion matrix of the fused classifier, ``(classes, classes)``, rows are true classes.
+    """
     values: dict[str, float] = {}
     truth, predicted = labels[None], {}
     for head, model in models.items():
@@ -240,4 +247,4 @@ def _evaluate(models: Mapping[str, Any], rows: _Rows, clips: Tensor, labels: Ten
             values[f"/{head}"] = float(accuracy(predicted[head], truth, rows.has(head, clips)[None]))
     everyone = torch.ones_like(truth, dtype=torch.bool)
     values[f"_class_mean/{FUSED}"] = float(class_mean_accuracy(predicted[FUSED], truth, everyone, classes))
-    return values
+    return values, confusion_matrix(predicted[FUSED], truth, everyone, classes)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,13 +11,15 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline import __version__
-from pipeline.errors import PipeError
+from pipeline.errors import PipeError, disk_error
 from pipeline.options import (
     busy_workspace,
     dataset_options,
     feature_options,
     load_torch,
     names,
+    result_folders,
+    sweep_dataset_options,
     sweep_options,
     takes,
     weights_folder,
@@ -42,6 +45,12 @@ class _Commands(TyperGroup):
         except (PipeError, CacheError) as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
+        except OSError as error:
+            known = disk_error(error)
+            if known is None:
+                raise
+            print(f"error: {known}", file=sys.stderr)
+            raise typer.Exit(2) from None
         except KeyboardInterrupt:
             print("\nStopped. Finished work is kept; the same command goes on from here.", file=sys.stderr)
             raise typer.Exit(130) from None
@@ -64,6 +73,8 @@ splits_app = typer.Typer(
 app.add_typer(splits_app, name="splits")
 data_app = typer.Typer(help="What of a data set is there, and manifests.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
+runs_app = typer.Typer(help="Finished runs: list, look at, ask, export.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(runs_app, name="runs")
 weights_app = typer.Typer(help="Published weights of backbones.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(weights_app, name="weights")
 
@@ -165,6 +176,43 @@ def train_heads(
     show_notes(weights_notes(settings))
 
 
+@app.command()
+@takes(options=sweep_dataset_options, space=busy_workspace, features=feature_options)
+def sweep(
+    options: DatasetOptions,
+    space: Workspace,
+    features: FeatureRequest,
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE] [AXIS=VALUES]...", help="A sweep file or its name; labels=5,10 seed=0..9 ..."),
+    ] = None,
+    sweep_name: Annotated[str, typer.Option(help="What the report calls it.", show_default="the file's")] = "",
+    random: Annotated[int, typer.Option(min=0, help="Draws of random search.")] = 0,
+    random_seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+    stack: Annotated[int, typer.Option(min=0, help="Runs in a stack, at most; 0: as many as fit.")] = 0,
+    cluster: Annotated[str, typer.Option(help="tcp://HOST:PORT of a dask scheduler, or local:N.")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print runs, stacks, memory, time; train nothing.")
+    ] = False,
+) -> None:
+    """Train everything that axes or a file name, in stacks; runs only what is missing."""
+    from pipeline.show import show_notes
+    from pipeline.show_sweep import show_estimate, show_sweep
+    from pipeline.study import settle_features, weights_notes
+    from pipeline.sweeping import chosen_sweep, estimate_sweep, run_sweep, sweep_request
+    from pipeline.workspace import open_dataset
+
+    chosen, options = chosen_sweep(what or [], options, sweep_name, random, random_seed)
+    manifest = open_dataset(options, space)
+    request, default = sweep_request(chosen, features)
+    settings = settle_features(manifest, options, request, space)
+    if dry_run:
+        show_estimate(chosen, *estimate_sweep(chosen, manifest, settings, default, space, stack or None))
+        return
+    show_sweep(run_sweep(chosen, manifest, settings, default, space, cluster, stack or None))
+    show_notes(weights_notes(settings))
+
+
 @app.command("eval")
 @takes(options=dataset_options, space=workspace, features=feature_options)
 def evaluate(
@@ -221,24 +269,49 @@ def probe(
 
 
 @app.command()
-@takes(options=dataset_options, space=workspace, features=feature_options)
+@takes(options=sweep_dataset_options, space=workspace, features=feature_options)
 def report(
     options: DatasetOptions,
     space: Workspace,
     features: FeatureRequest,
+    sweep_: Annotated[
+        str | None, typer.Argument(metavar="[SWEEP]", help="Name of a sweep; without it all finished runs.")
+    ] = None,
+    baseline: Annotated[str, typer.Option(help="Method of the paired differences.", show_default="the sweep's")] = "",
 ) -> None:
-    """Write tables and one self-contained HTML page from all finished runs of a data set."""
+    """Write tables and one self-contained HTML page from the runs of a sweep, or all of a data set."""
     from pipeline.show import show_paths, show_table
-    from pipeline.study import build_report, load_features, probe_features, settle_features, stored_results
-    from pipeline.workspace import open_dataset
+    from pipeline.sweeping import report_runs
 
-    manifest = open_dataset(options, space)
-    results = stored_results(manifest.dataset, space)
-    settings = settle_features(manifest, options, features, space)
-    probes = probe_features(manifest, load_features(manifest, settings, space), space)
-    paths = build_report(manifest, settings, probes, results, space)
+    results, paths = report_runs(sweep_, options, features, space, baseline)
     show_table(results)
     show_paths(paths)
+
+
+@app.command()
+@takes(options=sweep_dataset_options, space=busy_workspace, features=feature_options)
+def reproduce(
+    options: DatasetOptions,
+    space: Workspace,
+    features: FeatureRequest,
+    what: Annotated[list[str], typer.Argument(metavar="NAME [AXIS=VALUES]...", help="A sweep file or its name.")],
+    cluster: Annotated[str, typer.Option(help="tcp://HOST:PORT of a dask scheduler, or local:N.")] = "",
+) -> None:
+    """Extract, sweep and report in one call: a paper's table by its name."""
+    from pipeline.show import show_extraction, show_paths
+    from pipeline.show_sweep import show_about, show_sweep
+    from pipeline.study import extract_features, settle_features
+    from pipeline.sweeping import chosen_sweep, report_runs, run_sweep, sweep_request
+    from pipeline.workspace import open_dataset
+
+    chosen, options = chosen_sweep(what, options)
+    show_about(chosen)
+    manifest = open_dataset(options, space)
+    request, default = sweep_request(chosen, features)
+    settings = settle_features(manifest, options, request, space, extracting=True)
+    show_extraction(extract_features(manifest, settings, space))
+    show_sweep(run_sweep(chosen, manifest, settings, default, space, cluster))
+    show_paths(report_runs(chosen.name, options, request, space)[1])
 
 
 @app.command()
@@ -316,6 +389,88 @@ def weights_add(
     from pipeline.weight_files import add_file
 
     show_file(add_file(folder, file, as_, replace))
+
+
+@runs_app.command("ls")
+@takes(folders=result_folders)
+def runs_ls(
+    folders: Sequence[Path],
+    where: Annotated[str, typer.Option(help='A condition, for example "method = ssmdg and budget = 5".')] = "",
+    sort: Annotated[str, typer.Option(help="Columns, comma-separated; -NAME: highest first.")] = "",
+    columns: Annotated[str, typer.Option(help="Columns, comma-separated; h.* for all hyperparameters.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="Rows, at most.")] = 30,
+) -> None:
+    """List finished runs."""
+    _list_runs(folders, where, sort, columns, limit)
+
+
+@runs_app.command("query")
+@takes(folders=result_folders)
+def runs_query(
+    where: Annotated[str, typer.Argument(help='A condition, for example "method = ssmdg and target/fused > 0.5".')],
+    folders: Sequence[Path],
+    sort: Annotated[str, typer.Option(help="Columns, comma-separated; -NAME: highest first.")] = "",
+    columns: Annotated[str, typer.Option(help="Columns, comma-separated; h.* for all hyperparameters.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="Rows, at most.")] = 30,
+) -> None:
+    """List the finished runs that fulfil a condition: = != < <= > >= ~ in, and, or, parentheses."""
+    _list_runs(folders, where, sort, columns, limit)
+
+
+def _list_runs(folders: Sequence[Path], where: str, sort: str, columns: str, limit: int) -> None:
+    from pipeline.show_runs import show_runs_list, show_skipped
+    from pipeline.sweeping import asked_runs
+
+    frame, skipped = asked_runs(folders, where, names(sort), names(columns))
+    show_runs_list(frame, limit, list(frame.columns) if columns else ())
+    show_skipped(skipped)
+
+
+@runs_app.command("show")
+@takes(folders=result_folders)
+def runs_show(
+    run: Annotated[str, typer.Argument(help="First characters of a run's id.")], folders: Sequence[Path]
+) -> None:
+    """Everything about one run: settings, accuracies, curves, confusion matrix, environment."""
+    from pipeline.runs import find_run
+    from pipeline.show_runs import show_run
+
+    show_run(find_run(folders, run))
+
+
+@runs_app.command("export")
+@takes(folders=result_folders)
+def runs_export(
+    path: Annotated[Path, typer.Argument(help="File: .csv, .parquet or .json.")],
+    folders: Sequence[Path],
+    where: Annotated[str, typer.Option(help="A condition, as `pipe runs query` takes it.")] = "",
+    columns: Annotated[str, typer.Option(help="Columns, comma-separated; h.* for all hyperparameters.")] = "",
+    curves: Annotated[bool, typer.Option("--curves", help="All evaluations: run, step, curve, value.")] = False,
+) -> None:
+    """Write finished runs as a table, one row each, or their curves."""
+    from pipeline.show_runs import show_skipped
+    from pipeline.sweeping import export_runs
+
+    rows, skipped = export_runs(folders, path, where, names(columns), curves)
+    show_skipped(skipped)
+    print(f"Written: {path} ({rows} rows)")
+
+
+@runs_app.command("log")
+@takes(folders=result_folders)
+def runs_log(
+    folder: Annotated[Path, typer.Argument(help="Folder for the log.")],
+    folders: Sequence[Path],
+    to: Annotated[str, typer.Option(help="tensorboard or wandb (offline).")] = "tensorboard",
+    project: Annotated[str, typer.Option(help="Project name in Weights & Biases.")] = "pipe",
+) -> None:
+    """Write finished runs for TensorBoard or, offline, for Weights & Biases."""
+    from pipeline.show_runs import show_skipped
+    from pipeline.sweeping import log_runs
+
+    written, skipped = log_runs(folders, folder, to, project)
+    show_skipped(skipped)
+    print(f"Written: {written} runs in {folder}")
 
 
 @data_app.command("check")

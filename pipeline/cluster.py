@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from pipeline.errors import PipeError, UsageError
+from pipeline.errors import PipeError, UsageError, disk_error
 from pipeline.process import configure_process
 from pipeline.workers import Advance, WorkerFailed
 
@@ -60,6 +60,8 @@ class Cluster:
                         f"{LOST} workers died on task {position}: {tasks[position]!r:.300}. Finished work is kept; run "
                         "the same command again to go on"
                     ) from error
+                except OSError as error:
+                    raise disk_error(error) or WorkerFailed(f"unexpected error on a worker: {error!r}") from error
                 except Exception as error:
                     raise WorkerFailed(f"unexpected error on a worker: {error!r}") from error
                 advance(amount)

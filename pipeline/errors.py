@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -45,6 +46,30 @@ class MediaAbsent(MediaError):
 
 class MediaFailed(MediaError):
     """The track is there, or should be, and is damaged, empty or too short."""
+
+
+class DiskError(PipeError):
+    """The disk is full, read-only or gone: nobody's mistake in the settings, and nothing that is finished is lost."""
+
+
+_DISK = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EIO: "the disk does not answer as it should",
+    errno.ESTALE: "the network folder has gone",
+}
+
+
+def disk_error(error: OSError) -> DiskError | None:
+    """What to tell a user about an error of the disk; ``None`` for any other error."""
+    reason = _DISK.get(error.errno or 0)
+    if reason is None:
+        return None
+    return DiskError(
+        f"{reason} ({error.filename or error.strerror}); finished work is kept: make room, or mend it, and run the "
+        "same command again"
+    )
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -30,7 +30,7 @@ AUTO = "auto"
 class FeatureRequest:
     """Features as a user asks for them."""
 
-    modalities: tuple[str, ...] = MODALITIES
+    modalities: tuple[str, ...] = ()  # empty: all
     backbones: tuple[str, ...] = ()  # names, or one preset; modalities not named take the data set's preset
     weights: tuple[str, ...] = ()  # CHOICE for all backbones, or BACKBONE=CHOICE
     tap: str = "pool"
@@ -56,6 +56,7 @@ def settle(request: FeatureRequest, dataset: str, preset: str, cache: Path, extr
         UsageError: names that are not allowed, weights that are not here, or a cache that leaves more than one choice.
     """
     choose("precision", request.precision, (AUTO, *PRECISIONS))
+    request = replace(request, modalities=request.modalities or MODALITIES)
     backbones = chosen_backbones(request.backbones, preset)
     used = {m: backbones[choose("modality", m, MODALITIES)] for m in request.modalities}
     choices = weight_choices(request.weights, list(used.values()))

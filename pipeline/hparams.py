@@ -68,6 +68,14 @@ def resolve_hparams(
     return known
 
 
+def all_names() -> set[str]:
+    """Names of every hyperparameter that some method has under some choice."""
+    names = {*STRUCTURE, *SHARED_HPARAMS, "momentum"}
+    for hparams in (*MIXING_HPARAMS.values(), *(recipe.hparams for recipe in (METHODS | CLASSICAL).values())):
+        names |= set(hparams)
+    return names
+
+
 def _enough_modalities(method: str, fusion: str, modalities: Sequence[str]) -> None:
     needs = {
         f"method {method!r}": METHODS[method].fewest_modalities,

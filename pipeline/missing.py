@@ -30,7 +30,7 @@ from pipeline.hparams import head_shape, stacked_hparams
 from pipeline.projection import CompactBank
 from pipeline.records import ResultStore
 from pipeline.running import STACK_BYTES_CPU, load_bank, stack_dims, stack_runs
-from pipeline.stack import StackData
+from pipeline.stack import StackData, check_clips
 from pipeline.types import Manifest, RunSpec
 from pipeline.weights import load_weights
 from pipeline.workers import Advance
@@ -251,6 +251,18 @@ def write_missing(
     return path
 
 
+def read_missing(folder: Path, run_ids: Sequence[str]) -> dict[str, list[MissingRow]]:
+    """Rows of the runs that were evaluated with missing modalities; those that cannot be read are passed over."""
+    found: dict[str, list[MissingRow]] = {}
+    for run_id in run_ids:
+        try:
+            plain = json.loads((folder / f"{run_id}.json").read_text(encoding="utf-8"))
+            found[run_id] = [MissingRow(**{**row, "kept": tuple(row["kept"])}) for row in plain["rows"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
 def evaluate_runs(
     specs: Sequence[RunSpec],
     manifest: Manifest,
@@ -282,11 +294,7 @@ def evaluate_runs(
     """
     groups: dict[tuple[tuple[str, ...], str], list[RunSpec]] = {}
     for spec in specs:
-        if spec.manifest_digest != manifest.digest:
-            raise UsageError(
-                f"run {spec.run_id} was trained on other clips, labels or splits than {manifest.dataset} has now; "
-                "train it again, or give the data set it was trained on"
-            )
+        check_clips(spec, manifest)
         groups.setdefault((spec.modalities, spec.projection), []).append(spec)
     plan = []
     for (modalities, _), members in groups.items():

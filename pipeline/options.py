@@ -78,6 +78,24 @@ def busy_workspace(work: Work = DEFAULT_WORK, workers: Workers = 0) -> Workspace
     return Workspace(work, workers or default_workers())
 
 
+def result_folders(
+    work: Work = DEFAULT_WORK,
+    dataset: Annotated[str, typer.Option(help="Name of a data set in the workspace.", show_default="all")] = "",
+) -> list[Path]:
+    """Folders of results, one per data set.
+
+    Raises:
+        UsageError: the workspace has none, or not of that data set.
+    """
+    from pipeline.errors import nearest
+
+    there = {path.name: path for path in sorted((work / "results").glob("*")) if path.is_dir()}
+    if not there or (dataset and dataset not in there):
+        wanted = f" of {dataset!r}.{nearest(dataset, there)}" if dataset else "."
+        raise UsageError(f"there are no results in {work}{wanted} Data sets with results: {', '.join(there) or 'none'}")
+    return [there[dataset]] if dataset else list(there.values())
+
+
 def weights_folder(
     folder: Annotated[
         Path | None, typer.Option("--folder", help="Folder of weight files.", show_default="PIPE_WEIGHTS or the cache")
@@ -108,8 +126,25 @@ def dataset_options(
     return DatasetOptions(dataset, root, name, outside, options=options)
 
 
+def sweep_dataset_options(
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="Name or manifest of the data set.", show_default="the sweep file's")
+    ] = "",
+    root: Annotated[Path | None, typer.Option(help="Folder of the media; default: the manifest's own.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the data set; default: from the manifest's path.")] = None,
+    outside: Annotated[bool, typer.Option("--outside", help="Allow media outside the root.")] = False,
+    data_option: Annotated[
+        list[str] | None, typer.Option(help="Choice that a data set offers, name=value; repeatable.")
+    ] = None,
+) -> DatasetOptions:
+    """Which data set, where a sweep file may name it."""
+    return dataset_options(dataset, root, name, outside, data_option)
+
+
 def feature_options(
-    modalities: Annotated[str, typer.Option(help="Comma-separated, of video, flow, audio.")] = "video,flow,audio",
+    modalities: Annotated[
+        str, typer.Option(help="Comma-separated, of video, flow, audio.", show_default="video,flow,audio")
+    ] = "",
     backbones: Annotated[
         str,
         typer.Option(help="Names, comma-separated, or a preset (`pipe backbones`).", show_default="the data set's"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,13 +19,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from cache.layout import flush_to_disk
 from pipeline.bank import FeatureBank, Standardiser
 from pipeline.errors import UsageError, nearest
 from pipeline.types import Manifest, canonical_json, digest
+from pipeline.weights import save_tensors
 
 REVISION = 1  # of the rules in this file: a changed rule is another key, so no older file is taken for its result
 BLOCK_VALUES = 2**22  # float32 values that ``Projection.apply`` holds at a time, 16 MiB
@@ -256,8 +254,6 @@ def stored_projection(folder: Path, key: str, fit: Callable[[], Projection]) -> 
     if found is not None:
         return found
     projection = fit()
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     tensors = {"mean": projection.mean, "scale": projection.scale, "matrix": projection.matrix}
     facts: dict[str, Any] = {
         "key": key,
@@ -266,17 +262,7 @@ def stored_projection(folder: Path, key: str, fit: Callable[[], Projection]) -> 
         "clips": projection.clips,
         "variance_kept": projection.variance_kept,
     }
-    try:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()},
-            temporary,
-            metadata={"projection": canonical_json(facts)},
-        )
-        flush_to_disk(temporary)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    save_tensors(path, tensors, {"projection": canonical_json(facts)})
     return projection
 
 

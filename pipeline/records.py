@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from cache.layout import write_atomically
 from pipeline.errors import UsageError
@@ -32,16 +33,43 @@ class ResultStore:
     def write(self, result: RunResult) -> None:
         """Write a finished run."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(result.to_json(), allow_nan=False, sort_keys=True, indent=1)
-        write_atomically(self.path(result.spec.run_id), text)
+        write_atomically(self.path(result.spec.run_id), _text(result.to_json()))
 
     def read(self, spec: RunSpec) -> RunResult:
         """Read a finished run."""
         return self._load(self.path(spec.run_id))
 
+    def read_id(self, run_id: str) -> RunResult:
+        """Read a finished run by its id."""
+        return self._load(self.path(run_id))
+
     def read_all(self) -> list[RunResult]:
-        """All finished runs, by file name."""
-        return [self._load(path) for path in sorted(self.folder.glob("*.json"))]
+        """All finished runs, by file name.
+
+        Raises:
+            UsageError: a file is damaged, or of another version.
+        """
+        return [self._load(path) for path in self._paths()]
+
+    def scan(self, skipped: list[tuple[Path, str]]) -> Iterator[RunResult]:
+        """Finished runs one after the other, by file name; a file that cannot be read is skipped, and added to a list.
+
+        Args:
+            skipped: takes (file, reason) of what is not a result of this version.
+        """
+        for path in self._paths():
+            try:
+                yield self._load(path)
+            except UsageError as error:
+                skipped.append((path, str(error.__cause__)))
+
+    def read_known(self) -> tuple[list[RunResult], list[tuple[Path, str]]]:
+        """All finished runs that this version can read, by file name, and (file, reason) of what was skipped."""
+        skipped: list[tuple[Path, str]] = []
+        return list(self.scan(skipped)), skipped
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("*.json"))
 
     def _load(self, path: Path) -> RunResult:
         try:
@@ -52,3 +80,19 @@ class ResultStore:
             return result
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{path} is not a result of this version ({error}); move it away and run again") from error
+
+
+def _text(plain: dict[str, Any]) -> str:
+    """JSON that is small and can be looked at: a line per entry of the outer two levels, a curve in one line."""
+
+    def written(value: object) -> str:
+        return json.dumps(value, allow_nan=False, sort_keys=True, separators=(",", ":"))
+
+    lines = []
+    for name, value in sorted(plain.items()):
+        if isinstance(value, dict) and value:
+            inner = ",\n".join(f"  {written(key)}:{written(entry)}" for key, entry in sorted(value.items()))
+            lines.append(f" {written(name)}:{{\n{inner}\n }}")
+        else:
+            lines.append(f" {written(name)}:{written(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"

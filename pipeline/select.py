@@ -51,14 +51,18 @@ SELECTION: dict[str, Callable[[Curves], int]] = {
 def picks_latest(curves: Curves, rule: str) -> bool:
     """Whether a rule would report the latest evaluation, were it the last one."""
     try:
-        return SELECTION[rule](curves) == len(curves["step"]) - 1
+        return _position(curves, rule) == len(curves["step"]) - 1
     except UsageError:  # no values yet
         return False
+
+
+def _position(curves: Curves, rule: str) -> int:
+    return 0 if len(curves["step"]) == 1 else SELECTION[rule](curves)  # of one evaluation, that one
 
 
 def selected(curves: Curves, rule: str) -> dict[str, float | None]:
     """Return every curve's value at the evaluation that a rule picks, and ``selected_step``."""
     choose("selection rule", rule, SELECTION)
-    position = 0 if len(curves["step"]) == 1 else SELECTION[rule](curves)  # of one evaluation, that one
+    position = _position(curves, rule)
     values = {name: series[position] for name, series in curves.items() if name != "step"}
     return {"selected_step": curves["step"][position], **values}

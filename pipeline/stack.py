@@ -41,6 +41,19 @@ def run_split(spec: RunSpec, manifest: Manifest, bank: FeatureBank | CompactBank
     return replace(split, labeled=tuple(sorted((*split.labeled, *split.unlabeled))), unlabeled=())
 
 
+def check_clips(spec: RunSpec, manifest: Manifest) -> None:
+    """Check that a run was trained on the clips, labels and splits that a data set has now.
+
+    Raises:
+        UsageError: it was not.
+    """
+    if spec.manifest_digest != manifest.digest:
+        raise UsageError(
+            f"run {spec.run_id} was trained on other clips, labels or splits than {manifest.dataset} has now; "
+            "train it again, or give the data set it was trained on"
+        )
+
+
 @dataclass(frozen=True)
 class Clips:
     """A padded set of clips per run."""

@@ -5,26 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cache.layout import Status
+from cache.layout import CacheError, Status
 from cache.store import FeatureGroup, FeatureTable
 from heads.fillers import FILLERS
 from heads.methods import METHODS
+from pipeline.axes import modality_names
 from pipeline.console import progress, status
 from pipeline.datasets import DATASETS
+from pipeline.embeddings import Embeddings, embed_run
 from pipeline.encode import ExtractSettings
 from pipeline.errors import MediaError, UsageError, choose
 from pipeline.extract import ExtractReport, extract
 from pipeline.features import FeatureRequest, settle
 from pipeline.labelsets import LabelSet
-from pipeline.missing import Finetuning, MissingRow, evaluate_runs
+from pipeline.missing import Finetuning, MissingRow, evaluate_runs, read_missing
 from pipeline.plan import SweepSettings, plan_runs
 from pipeline.probe import linear_probe
 from pipeline.records import ResultStore
-from pipeline.reports import ExtractionSummary, ModalityCount, Probe, Quarantined, ReportInputs, write_report
+from pipeline.reports import (
+    ExtractionSummary,
+    ModalityCount,
+    Probe,
+    PublishedCell,
+    Quarantined,
+    ReportInputs,
+    write_report,
+)
 from pipeline.running import load_tables, run_missing
-from pipeline.types import Manifest, RunResult
+from pipeline.sweepfile import SweepTitle
+from pipeline.sweeps import SweepRecord, has_record, read_record
+from pipeline.types import Manifest, RunResult, parse_budget
 from pipeline.workspace import DatasetOptions, Workspace
 
+MAPPED = ("ssmdg", "bmm", "mm", "freematch", "fixmatch", "pseudolabel", "ogm-ge", "erm")  # whose embeddings are drawn
 DEFAULT_PRESET = "tiny"  # of manifests of one's own: it needs no download
 
 
@@ -94,13 +107,24 @@ def choose_runs(dataset: str, names: Sequence[str], work: Workspace) -> list[Run
     if not results:
         raise UsageError(f"there are no finished runs in {work.results(dataset)}; run `pipe train-heads` first")
     trained = [r for r in results if r.spec.method in METHODS]
+    store = ResultStore(work.results(dataset))
+    kept = [r for r in trained if store.weights_path(r.spec.run_id).exists()]
     chosen: dict[str, RunResult] = {}
     for name in names:
-        found = [r for r in trained if name == "all" or r.spec.run_id.startswith(name)]
+        sweep = set(read_record(work.results(dataset), name).run_ids) if has_record(work.results(dataset), name) else ()
+        if name == "all" or sweep:  # of many, those that can be evaluated
+            found = [r for r in kept if name == "all" or r.spec.run_id in sweep]
+        else:
+            found = [r for r in trained if r.spec.run_id.startswith(name)]
+        if not found and (name == "all" or sweep):
+            raise UsageError(
+                f"no finished run of {name!r} has kept its weights; train without --no-keep-weights (in a sweep file: "
+                "keep_weights = true)"
+            )
         if not found:
             raise UsageError(
                 f"no finished run of trained heads has an id that starts with {name!r}; ids are the file names in "
-                f"{work.results(dataset)}, and `all` means every run"
+                f"{work.results(dataset)}, and the name of a sweep, or `all`, means every run that kept its weights"
             )
         chosen |= {r.spec.run_id: r for r in found}
     return list(chosen.values())
@@ -143,18 +167,60 @@ def build_report(
     probe: Sequence[Probe],
     results: Sequence[RunResult],
     work: Workspace,
+    record: SweepRecord | None = None,
+    baseline: str = "",
 ) -> dict[str, Path]:
-    """Write the page, Markdown, CSV and LaTeX of a data set's results; returns their paths."""
+    """Write the page, Markdown, CSV and LaTeX of a data set's results, or of one sweep's; returns their paths."""
+    folder, about = work.report(manifest.dataset), record.about if record else SweepTitle()
     with status("report"):
         inputs = ReportInputs(
             results=results,
             probe=probe,
             sample_pictures=sample_pictures(manifest),
             extraction=extraction_summary(manifest, settings, work),
-            title=f"pipe: {manifest.dataset}",
-            notes=notes(manifest, settings),
+            title=about.title or (f"{manifest.dataset}: {record.name}" if record else f"pipe: {manifest.dataset}"),
+            notes=[*notes(manifest, settings), *about.notes],
+            source=about.source,
+            not_built=about.not_built,
+            published=published_cells(record) if record else (),
+            baseline=baseline or about.baseline,
+            cases=record.cases if record else {},
+            missing_rows=read_missing(work.results(manifest.dataset) / "missing", [r.spec.run_id for r in results]),
+            embeddings=embedded_runs(results, manifest, settings, work),
         )
-        return write_report(work.report(manifest.dataset), inputs)
+        return write_report(folder / record.name if record else folder, inputs)
+
+
+def published_cells(record: SweepRecord) -> list[PublishedCell]:
+    """The published numbers of a sweep as its report takes them."""
+    return [
+        PublishedCell(
+            method=number.method,
+            target_or_average=number.column,
+            percent=number.percent,
+            source=number.source,
+            difference=number.difference,
+            budget=str(parse_budget(number.labels)) if number.labels else "",
+            modalities=modality_names(number.modalities) if number.modalities else (),
+        )
+        for number in record.published
+    ]
+
+
+def embedded_runs(
+    results: Sequence[RunResult], manifest: Manifest, settings: ExtractSettings, work: Workspace
+) -> list[Embeddings]:
+    """Embeddings of the one run that a report draws: of the first of ``MAPPED`` that kept its weights, lowest seed."""
+    store = ResultStore(work.results(manifest.dataset))
+    kept = [r.spec for r in results if r.status == "finished" and store.weights_path(r.spec.run_id).exists()]
+    kept = [spec for spec in kept if spec.method in MAPPED and set(spec.modalities) <= set(settings.modalities)]
+    if not kept:
+        return []
+    spec = min(kept, key=lambda s: (MAPPED.index(s.method), -len(s.modalities), s.split_seed, s.target, s.run_id))
+    try:
+        return [embed_run(spec, manifest, settings, work.cache, work.results(manifest.dataset))]
+    except (UsageError, CacheError):  # of other clips or features than there are now: no map, and nothing else is lost
+        return []
 
 
 def notes(manifest: Manifest, settings: ExtractSettings) -> list[str]:

@@ -6,19 +6,21 @@ change together, ``[random]`` ranges that are drawn from, ``[[published]]`` numb
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.axes import Axes, Case, Drawn, change
-from pipeline.config import overlay, read_toml
+from pipeline.axes import MODALITY_AXIS, Axes, Case, Drawn, change, modality_names
+from pipeline.config import checked_value, overlay, read_toml
 from pipeline.errors import UsageError, choose
-from pipeline.plan import SweepSettings
+from pipeline.plan import AXES, SweepSettings
 
 TABLES = ("sweep", "features", "run", "axes", "cases", "random", "published")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SIZES = ("steps", "eval_every", "batch", "batch_labeled", "batch_unlabeled")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class SweepFeatures:
 
 @dataclass(frozen=True)
 class PublishedNumber:
-    """A number that others published, as a file declares it."""
+    """A number that others published; a file may also give several that share the rest, as ``[published.percents]``."""
 
     method: str = ""
     column: str = "average"  # a target domain, or average
@@ -87,9 +89,24 @@ def read_sweep_file(path: Path) -> SweepFile:
         settings=overlay(SweepSettings(), _table(tables, "run", path), f"{path} [run]"),
         axes=_axes(tables, path),
         published=tuple(
-            overlay(PublishedNumber(), entry, f"{path} [[published]]") for entry in _entries(tables, "published", path)
+            number
+            for entry in _entries(tables, "published", path)
+            for number in _published(entry, f"{path} [[published]]")
         ),
     )
+
+
+def _published(entry: Mapping[str, Any], where: str) -> list[PublishedNumber]:
+    """One number; or, with a table ``percents`` of numbers by method, several that share everything else."""
+    plain = dict(entry)
+    if "percents" not in plain:
+        return [overlay(PublishedNumber(), plain, where)]
+    percents = checked_value(plain.pop("percents"), Mapping[str, float], f"{where}: percents")
+    both = [key for key in ("method", "percent") if key in plain]
+    if both:
+        raise UsageError(f"{where} has percents, which name the methods, and {both[0]}; keep one of them")
+    shared = overlay(PublishedNumber(), plain, where)
+    return [replace(shared, method=method, percent=percent) for method, percent in percents.items()]
 
 
 def _table(tables: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
@@ -120,12 +137,13 @@ def _axes(tables: Mapping[str, Any], path: Path) -> Axes:
         if not isinstance(name, str) or not name:
             raise UsageError(f'{path} [[cases]]: every case needs a name, for example name = "without prototypes"')
         cases.append(Case(name, given))
-    random = dict(_table(tables, "random", path))
-    ranges = random.pop("ranges", {})
+    random = _table(tables, "random", path)
     for key in random:
         choose(f"setting of {path} [random]", key, ("draws", "seed", "ranges"))
+    ranges = _table(random, "ranges", path)
     drawn = {name: _drawn(values, f"{path} [random.ranges] {name}") for name, values in ranges.items()}
-    return Axes(lists, tuple(cases), drawn, int(random.get("draws", 0)), int(random.get("seed", 0)))
+    draws, seed = (checked_value(random.get(key, 0), int, f"{path} [random]: {key}") for key in ("draws", "seed"))
+    return Axes(lists, tuple(cases), drawn, draws, seed)
 
 
 def _drawn(values: object, where: str) -> Drawn:
@@ -141,20 +159,72 @@ def _drawn(values: object, where: str) -> Drawn:
 
 
 def with_axes(sweep: SweepFile, axes: Axes) -> SweepFile:
-    """A sweep whose axes the command line replaces, one by one; an axis with one value sets it."""
+    """A sweep whose axes the command line replaces, one by one; an axis with one value sets it.
+
+    Of the cases that set an axis themselves those stay whose value is named.
+
+    Raises:
+        UsageError: no case is left.
+    """
     lists = {**sweep.axes.lists, **axes.lists}
     drawn = {**sweep.axes.drawn, **axes.drawn}
     draws = axes.draws or sweep.axes.draws
-    return replace(
-        sweep, axes=Axes(lists, sweep.axes.cases, drawn, draws, axes.draw_seed if axes.draws else sweep.axes.draw_seed)
-    )
+    cases = tuple(case for case in (_chosen_case(case, axes) for case in sweep.axes.cases) if case)
+    if sweep.axes.cases and not cases:
+        named = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in axes.lists.items())
+        raise UsageError(f"no case of {sweep.name} is left with {named}")
+    return replace(sweep, axes=Axes(lists, cases, drawn, draws, axes.draw_seed if axes.draws else sweep.axes.draw_seed))
+
+
+def _chosen_case(case: Case, axes: Axes) -> Case | None:
+    """A case with what the axes leave of its own lists; ``None`` if it sets something else than they name."""
+    changes = dict(case.changes)
+    for name, values in axes.lists.items():
+        if name not in changes or not values:  # no value: all of them
+            continue
+        own = changes[name]
+        if name in AXES:
+            changes[name] = [value for value in own if value in values]
+            own_is_named = bool(changes[name])
+        elif name == MODALITY_AXIS:
+            own_is_named = modality_names(own) in [modality_names(value) for value in values]
+        else:
+            own_is_named = (tuple(own) if isinstance(own, list) else own) in values
+        if not own_is_named:
+            return None
+    return Case(case.name, changes)
 
 
 def shortened(sweep: SweepFile, domains: Sequence[str]) -> SweepFile:
-    """A sweep in little for a data set with these domains: every axis and case stays, few seeds, targets and steps."""
-    lists = {**sweep.axes.lists, "seeds": (0,), "targets": tuple(domains[:1])}
-    settings = change(sweep.settings, {"steps": 4, "eval_every": 2, "batch": 4}, "shortened")
-    settings = replace(settings, unlabeled_domains=settings.unlabeled_domains and tuple(domains[1:2]))
+    """A sweep in little for a data set with these domains, to see whether it runs: one seed, few draws and steps.
+
+    Axes, values and cases stay, but for what is counted in steps and clips, and for targets: where no case has its own,
+    the first domain is the target. Domains that the file names become these, in the order in which it names them,
+    targets first.
+    """
+    parts = [dataclasses.asdict(sweep.settings), *(case.changes for case in sweep.axes.cases)]
+    targets = [name for part in parts for name in part.get("targets", ())] + [*sweep.axes.lists.get("targets", ())]
+    sets = [part.get("unlabeled_domains", ()) for part in parts] + [*sweep.axes.lists.get("unlabeled_domains", ())]
+    named = dict.fromkeys([*(targets or [""]), *(name for names in sets for name in names)])
+    new = {name: domains[i % len(domains)] for i, name in enumerate(named)}
+    lists = {k: v for k, v in sweep.axes.lists.items() if k not in _SIZES}
     if "unlabeled_domains" in lists:
-        lists["unlabeled_domains"] = ((), tuple(domains[1:2]))
-    return replace(sweep, settings=settings, axes=replace(sweep.axes, lists=lists))
+        renamed = [tuple(new[name] for name in names) for names in lists["unlabeled_domains"]]
+        lists["unlabeled_domains"] = tuple(dict.fromkeys(renamed))
+    unlabeled = [new[name] for name in sweep.settings.unlabeled_domains]
+    settings = change(
+        sweep.settings, {"steps": 4, "eval_every": 2, "batch": 4, "unlabeled_domains": unlabeled}, "shortened"
+    )
+    axes = replace(
+        sweep.axes,
+        lists={**lists, "seeds": (0,), "targets": tuple(domains[:1])},
+        cases=tuple(Case(case.name, _shortened_case(case.changes, new)) for case in sweep.axes.cases),
+        draws=min(sweep.axes.draws, 2),
+    )
+    return replace(sweep, settings=settings, axes=axes)
+
+
+def _shortened_case(changes: Mapping[str, Any], new: Mapping[str, str]) -> dict[str, Any]:
+    """What a case changes, with other names of domains, and without sizes and seeds."""
+    kept = {k: v for k, v in changes.items() if k not in (*_SIZES, "seeds")}
+    return kept | {k: [new[name] for name in kept[k]] for k in ("targets", "unlabeled_domains") if k in kept}

@@ -14,11 +14,12 @@ import torch
 
 from cache.layout import write_atomically
 from cache.store import FeatureTable
-from pipeline.axes import Axes, expand
+from pipeline.axes import MODALITY_AXIS, SHORT_NAMES, Axes, expand
 from pipeline.bank import FeatureBank
 from pipeline.classical import CLASSICAL
 from pipeline.errors import UsageError, choose, nearest
-from pipeline.plan import plan_runs
+from pipeline.hparams import all_names
+from pipeline.plan import SweepSettings, plan_runs
 from pipeline.running import Stack
 from pipeline.sweepfile import PublishedNumber, SweepFile, SweepTitle
 from pipeline.train import StackTrainer
@@ -67,8 +68,13 @@ def write_record(results: Path, record: SweepRecord) -> Path:
     """Write a sweep's record; one of an earlier call is replaced, its runs stay."""
     path = record_path(results, record.name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(record.to_json(), indent=1, sort_keys=True))
+    write_atomically(path, json.dumps(record.to_json(), indent=1))  # unsorted: cases stay in their order
     return path
+
+
+def has_record(results: Path, name: str) -> bool:
+    """Whether there is a sweep of that name."""
+    return bool(name) and "/" not in name and record_path(results, name).exists()
 
 
 def read_record(results: Path, name: str) -> SweepRecord:
@@ -114,6 +120,7 @@ def plan_sweep(
     Raises:
         UsageError: an axis, a value or a combination that is not allowed.
     """
+    check_names(sweep.axes)
     specs: dict[str, RunSpec] = {}
     cases: dict[str, str] = {}
     for cell in expand(sweep.settings, tuple(default), sweep.axes):
@@ -123,6 +130,22 @@ def plan_sweep(
             if cell.case:
                 cases.setdefault(spec.run_id, cell.case)
     return list(specs.values()), cases
+
+
+def check_names(axes: Axes) -> None:
+    """Check that every axis, case and range names something that can be varied.
+
+    Raises:
+        UsageError: one does not; the nearest name is told.
+    """
+    settings = {f.name for f in dataclasses.fields(SweepSettings)} | {"batch", MODALITY_AXIS}
+    allowed = settings | set(SHORT_NAMES) | all_names()
+    for name in [*axes.lists, *axes.drawn, *(key for case in axes.cases for key in case.changes)]:
+        if name not in allowed:
+            raise UsageError(
+                f"{name!r} is neither a setting nor a hyperparameter.{nearest(name, allowed)} Settings: "
+                f"{', '.join(sorted(settings - {'hparams'}))}; `pipe methods` lists hyperparameters"
+            )
 
 
 def plain_axes(axes: Axes) -> dict[str, Any]:

@@ -26,7 +26,15 @@ from pipeline.bank import FeatureBank, Sampler
 from pipeline.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pipeline.environment import environment
 from pipeline.errors import UsageError
-from pipeline.evaluate import accuracy, class_mean_accuracy, pseudo_label_quality
+from pipeline.evaluate import (
+    Evaluation,
+    accuracy,
+    class_mean_accuracy,
+    confusion_matrix,
+    pseudo_label_quality,
+    quality_per_class,
+    quality_per_domain,
+)
 from pipeline.hparams import head_shape, rate, stacked_hparams
 from pipeline.projection import CompactBank
 from pipeline.select import picks_latest, selected
@@ -69,7 +77,8 @@ class StackTrainer:
         self.sampler = Sampler("labeled", [s.labeled for s in splits], seeds, first.batch_labeled, views)
         self.unlabeled_sampler = self._unlabeled_sampler(seeds)
         self.epoch_steps = [self._epoch_steps(split) for split in splits]
-        self.progress = Progress(0, [{} for _ in specs], [False] * len(specs))
+        confusion = torch.zeros(len(specs), *[len(manifest.classes)] * 2, dtype=torch.int64)
+        self.progress = Progress(0, [{} for _ in specs], [False] * len(specs), confusion)
         # Copies of the selected evaluation's state, where that need not be the state at the end.
         self.kept: dict[str, Tensor] = {}
         if first.patience or any(s.selection != "last" for s in specs):
@@ -113,7 +122,9 @@ class StackTrainer:
             count = min(self.specs[0].eval_every, steps - self.progress.step)
             means = self._train_block(self.progress.step, count, advance)
             self.progress = replace(self.progress, step=self.progress.step + count)
-            self._record({**means, **self._evaluate(evaluation)})
+            found = self._evaluate(evaluation)
+            found.values.update(means)
+            self._record(found)
             if checkpoint and self.progress.step < steps and time.perf_counter() - saved > CHECKPOINT_SECONDS:
                 save_checkpoint(checkpoint, self.method, self.optimiser, self.kept, self.progress)
                 saved = time.perf_counter()
@@ -122,22 +133,24 @@ class StackTrainer:
         seconds = (time.perf_counter() - start) / len(self.specs)
         return [self._result(run, seconds) for run in range(len(self.specs))]
 
-    def _record(self, values: Mapping[str, Tensor]) -> None:
+    def _record(self, evaluation: Evaluation) -> None:
         """Append an evaluation to the curves of the runs that have not stopped, and keep what they select."""
-        plain = {name: value.tolist() for name, value in values.items()}
-        for run, (spec, curves) in enumerate(zip(self.specs, self.progress.curves, strict=True)):
+        confusion = evaluation.confusion.cpu()
+        for run, (spec, values) in enumerate(zip(self.specs, evaluation.rows(), strict=True)):
             if self.progress.stopped[run]:
                 continue
+            curves = self.progress.curves[run]
             curves.setdefault("step", []).append(self.progress.step)
-            for name, of_runs in plain.items():
+            for name, value in values.items():
                 if self.data.splits[run].val or not name.startswith("val"):
-                    curves.setdefault(name, []).append(of_runs[run] if math.isfinite(of_runs[run]) else None)
+                    curves.setdefault(name, []).append(value if math.isfinite(value) else None)
             if spec.run_id in self.fold_curves:
                 number = len(curves["step"]) - 1
                 curves.setdefault("folds/fused", []).append(self.fold_curves[spec.run_id][number])
-            if self.kept and picks_latest(curves, spec.selection):
-                for name, value in self.method.state_dict().items():
-                    self.kept[name][run] = value[run]
+            if picks_latest(curves, spec.selection):
+                self.progress.confusion[run] = confusion[run]
+                for name, state in self.method.state_dict().items() if self.kept else ():
+                    self.kept[name][run] = state[run]
             self.progress.stopped[run] = spec.patience > 0 and _evaluations_since_best(curves) >= spec.patience
 
     def weights(self, run: int) -> dict[str, Tensor]:
@@ -210,35 +223,55 @@ class StackTrainer:
                 present.setdefault(name, []).append(value)
         return {k: torch.cat(v, 1) for k, v in logits.items()}, {k: torch.cat(v, 1) for k, v in present.items()}
 
-    def _evaluate(self, sets: Mapping[str, Clips]) -> dict[str, Tensor]:
+    def _evaluate(self, sets: Mapping[str, Clips]) -> Evaluation:
         """Accuracies on the clean view of target and validation, and pseudo-label quality on the weak view."""
         values: dict[str, Tensor] = {}
-        for name in ("target", "val"):
-            if name not in sets:
-                continue
-            clips = sets[name]
-            logits, present = self._predict(clips.rows, self.data.clean)
-            for head, value in logits.items():
-                mask = clips.mask & present[head] if head in present else clips.mask
-                values[f"{name}/{head}"] = accuracy(value.argmax(-1), clips.labels, mask)
-            predicted = logits[FUSED].argmax(-1)
-            classes = len(self.data.manifest.classes)
-            values[f"{name}_class_mean/fused"] = class_mean_accuracy(predicted, clips.labels, clips.mask, classes)
+        target = sets["target"]
+        predicted = {name: self._accuracies(name, sets[name], values) for name in ("target", "val") if name in sets}
+        classes = len(self.data.manifest.classes)
+        confusion = confusion_matrix(predicted["target"], target.labels, target.mask, classes)
+        evaluation = Evaluation(confusion, values)
         if "pseudo" in sets:
-            values |= self._pseudo_label_quality(sets["pseudo"])
-        return values
+            self._pseudo_label_quality(sets["pseudo"], evaluation)
+        return evaluation
 
-    def _pseudo_label_quality(self, clips: Clips) -> dict[str, Tensor]:
-        """Coverage and precision over the whole unlabeled pool: hidden labels are used here and nowhere in training."""
+    def _accuracies(self, name: str, clips: Clips, values: dict[str, Tensor]) -> Tensor:
+        """Add the accuracies of every head to ``values``; returns the fused prediction ``(runs, clips)``."""
+        logits, present = self._predict(clips.rows, self.data.clean)
+        for head, value in logits.items():
+            mask = clips.mask & present[head] if head in present else clips.mask
+            values[f"{name}/{head}"] = accuracy(value.argmax(-1), clips.labels, mask)
+        predicted = logits[FUSED].argmax(-1)
+        classes = len(self.data.manifest.classes)
+        values[f"{name}_class_mean/fused"] = class_mean_accuracy(predicted, clips.labels, clips.mask, classes)
+        return predicted
+
+    def _pseudo_label_quality(self, clips: Clips, found: Evaluation) -> None:
+        """Add what the whole unlabeled pool says: hidden labels are used here and nowhere in training."""
         logits, present = self._predict(clips.rows, self.data.weak[0])
         pseudo = self.method.pseudo_labels(logits, present)
-        values: dict[str, Tensor] = {}
         if pseudo is None:
-            return values
+            return
+        classes, sources = self.data.manifest.classes, [spec.sources for spec in self.specs]
+        domain = self.data.domains.gather(1, clips.rows)
         for name, accepted in pseudo.masks.items():
-            coverage, precision = pseudo_label_quality(pseudo.labels, accepted, clips.labels, clips.mask)
-            values[f"pseudo/{name}/coverage"], values[f"pseudo/{name}/precision"] = coverage, precision
-        return values
+            inputs = (pseudo.labels, accepted, clips.labels, clips.mask)
+            qualities = (
+                pseudo_label_quality(*inputs),
+                quality_per_class(*inputs, len(classes)),
+                quality_per_domain(*inputs, domain, len(sources[0])),
+            )
+            for position, kind in enumerate(("coverage", "precision")):
+                total, per_class, per_domain = (quality[position] for quality in qualities)
+                found.values[f"pseudo/{name}/{kind}"] = total
+                of_class = [f"pseudo/{name}/class/{label}/{kind}" for label in classes]
+                found.grouped.append(([of_class] * len(sources), per_class))
+                of_domain = [[f"pseudo/{name}/domain/{source}/{kind}" for source in own] for own in sources]
+                found.grouped.append((of_domain, per_domain))
+        for modality, here in present.items():
+            own, mask = logits[modality].argmax(-1), clips.mask & here
+            found.values[f"pseudo/agree/{modality}"] = accuracy(own, pseudo.labels, mask & pseudo.accepted)
+            found.values[f"pseudo/right/{modality}"] = accuracy(own, clips.labels, mask)
 
     def _result(self, run: int, seconds: float) -> RunResult:
         spec, split, curves = self.specs[run], self.data.splits[run], self.progress.curves[run]
@@ -255,6 +288,7 @@ class StackTrainer:
             status="diverged" if diverged else "finished",
             notes=split.notes,
             sizes={part: len(getattr(split, part)) for part in ("labeled", "unlabeled", "val", "test")},
+            confusion=() if diverged else tuple(tuple(row) for row in self.progress.confusion[run].tolist()),
         )
 
 

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -287,7 +288,7 @@ class RunSpec:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
         return cls(**values)
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """First 16 hex digits of the digest of all fields."""
         return digest(self.to_json())[:16]
@@ -298,8 +299,14 @@ class RunResult:
     """The record of a finished run: written once, atomically; it exists means it is finished.
 
     Curves share the axis ``step``: ``target/fused`` and ``val/<modality>`` are accuracies, ``loss/<term>`` are means
-    since the previous evaluation, ``pseudo/<mask>/coverage`` and ``.../precision`` describe the accepted pseudo-labels
-    over the whole unlabeled pool (``None`` where no pseudo-label was accepted).
+    since the previous evaluation. The rest describes pseudo-labels over the whole unlabeled pool, by labels that no
+    training sees (``None`` where there is nothing to take a share of):
+
+    ``pseudo/<mask>/coverage`` and ``.../precision``: share of the clips accepted, and of the accepted ones right.
+    ``pseudo/<mask>/class/<class>/coverage``: of the clips of this class; ``.../precision``: of those labeled as it.
+    ``pseudo/<mask>/domain/<domain>/coverage`` and ``.../precision``: both of the clips of a source domain.
+    ``pseudo/agree/<modality>``: share of the accepted ones whose label this modality alone would have given too.
+    ``pseudo/right/<modality>``: accuracy of this modality alone, accepted or not; both of clips that have it.
     """
 
     spec: RunSpec
@@ -311,6 +318,8 @@ class RunResult:
     status: Literal["finished", "diverged"] = "finished"
     notes: tuple[str, ...] = ()  # what a reader must know about the split
     sizes: Mapping[str, int] = field(default_factory=dict)  # clips per part of the split
+    # Target clips per true (row) and predicted (column) class at the selected evaluation, fused; (): not known.
+    confusion: tuple[tuple[int, ...], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as written to disk."""
@@ -323,4 +332,5 @@ class RunResult:
         values = {k: v for k, v in plain.items() if k not in ("schema", "run_id")}
         values["spec"] = RunSpec.from_json(values["spec"])
         values["notes"] = tuple(values["notes"])
+        values["confusion"] = tuple(tuple(row) for row in values.get("confusion", ()))
         return cls(**values)

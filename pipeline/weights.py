@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pipeline.errors import UsageError
@@ -16,11 +16,22 @@ from pipeline.types import RunSpec, canonical_json
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file atomically."""
+    """Write a safetensors file so that it is either there whole or as before; no half stays behind.
+
+    Raises:
+        OSError: it cannot be written, for example because the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=metadata)
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(save({name: value.contiguous() for name, value in tensors.items()}, metadata=metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def save_weights(path: Path, spec: RunSpec, tensors: Mapping[str, Tensor]) -> None:

@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Generic, TypeVar, cast
 
-from pipeline.errors import PipeError
+from pipeline.errors import PipeError, disk_error
 from pipeline.process import configure_process
 
 Task = TypeVar("Task")
@@ -174,6 +174,9 @@ def _answer(function: Callable[[Task, Advance], Result], task: Task, connection:
     except PipeError as error:
         return bytes(ForkingPickler.dumps(("error", error)))
     except Exception as error:
+        known = disk_error(error) if isinstance(error, OSError) else None
+        if known is not None:
+            return bytes(ForkingPickler.dumps(("error", known)))
         text = "".join(traceback.format_exception(error))
         return bytes(ForkingPickler.dumps(("error", WorkerFailed(f"unexpected error in a worker:\n{text}"))))
 

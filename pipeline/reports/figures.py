@@ -11,6 +11,8 @@ from pipeline.reports.drawing import (
     INK,
     MARKED,
     PAPER,
+    draw_band,
+    draw_bars,
     empty_figure,
     finish_axes,
     house_style,
@@ -61,10 +63,13 @@ class PanelFigure:
 
     panels: tuple[Panel, ...]
     legend: tuple[tuple[str, str], ...]  # (label as plain text, SVG sample)
+    notes: tuple[str, ...] = ()  # plain sentences that stand below it, or in its place
 
 
 @dataclass(frozen=True, slots=True)
-class _Series:
+class Series:
+    """One line of a chart with its band."""
+
     label: str
     style: Style
     band: Band
@@ -82,12 +87,21 @@ def styles(variants: Iterable[Variant]) -> dict[Variant, Style]:
         while i in taken:
             i = max(len(first), i + 1)
         taken.add(i)
-        chosen[variant] = Style(COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)])
+        chosen[variant] = style_at(i)
     return chosen
 
 
+def style_at(i: int) -> Style:
+    """The i-th style; every round of the colours has other markers."""
+    rounds = i // len(COLOURS)
+    return Style(COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)], MARKERS[(i + rounds) % len(MARKERS)])
+
+
 def learning_curves(
-    results: Sequence[RunResult], prefix: str = "curves", look: Mapping[Variant, Style] | None = None
+    results: Sequence[RunResult],
+    prefix: str = "curves",
+    look: Mapping[Variant, Style] | None = None,
+    labels: Mapping[Variant, str] | None = None,
 ) -> PanelFigure:
     """Draw target accuracy over steps: mean over seeds and a band of ± one standard error, one panel per target.
 
@@ -95,23 +109,31 @@ def learning_curves(
         results: runs of one setting; diverged runs are left out.
         prefix: start of every id in the drawings; different for every figure of a page.
         look: styles shared by the figures of a page.
+        labels: names of the variants that are drawn; None: of all.
     """
     if not results:
         return PanelFigure((), ())
     chance = Setting.of(results[0]).chance
-    return _figure(results, _fused, "target accuracy", prefix, look or _styles_of(results), chance=chance)
+    shown = labels or variant_labels(results)
+    return _figure(results, _fused, "target accuracy", prefix, look or styles(shown), shown, chance=chance)
 
 
 def pseudo_label_curves(
-    results: Sequence[RunResult], prefix: str = "pseudo", look: Mapping[Variant, Style] | None = None
+    results: Sequence[RunResult],
+    prefix: str = "pseudo",
+    look: Mapping[Variant, Style] | None = None,
+    labels: Mapping[Variant, str] | None = None,
 ) -> tuple[PanelFigure, PanelFigure]:
     """Draw coverage and precision of the pseudo-labels over steps, one panel per target each.
 
     Where no run accepted a pseudo-label the precision has a gap. Arguments as for ``learning_curves``.
     """
-    look = look or _styles_of(results)
-    coverage = _figure(results, _masks("coverage"), "coverage", f"{prefix}-coverage", look, bottom=0)
-    precision = _figure(results, _masks("precision"), "precision", f"{prefix}-precision", look, bottom=0, top=100)
+    shown = labels or variant_labels(results)
+    look = look or styles(shown)
+    coverage = _figure(results, _masks("coverage"), "coverage", f"{prefix}-coverage", look, shown, bottom=0)
+    precision = _figure(
+        results, _masks("precision"), "precision", f"{prefix}-precision", look, shown, bottom=0, top=100
+    )
     return coverage, precision
 
 
@@ -125,7 +147,7 @@ def result_points(
     if not drawn:
         return PanelFigure((), ())
     drawn += [100 * (c.mean + s * c.se) for r in table.rows for c in r.cells if c.mean and c.se for s in (-1, 1)]
-    limits = _padded(min(drawn), max(drawn))
+    limits = padded(min(drawn), max(drawn))
     panels = []
     for column, name in enumerate(table.columns if len(table.columns) > 2 else table.columns[:1]):
         figure, axes = empty_figure((POINTS_PANEL[0], POINTS_PANEL[1] + POINTS_ROW * len(table.rows)), left=0.05)
@@ -134,10 +156,9 @@ def result_points(
             values = [100 * value for value in cell.values]
             axes.plot(values, [place + 0.22] * len(values), "o", color=style.colour, alpha=0.5, ms=3.2, mew=0)
             if cell.mean is not None:
-                error = None if cell.se is None else 100 * cell.se
-                axes.errorbar(
-                    [100 * cell.mean], [place - 0.12], xerr=error, color=style.colour, marker=style.marker, ms=5
-                )
+                mean, error = [100 * cell.mean], [100 * (cell.se or 0)]
+                draw_bars(axes, mean, error, [place - 0.12], style.colour, horizontal=True)
+                axes.plot(mean, [place - 0.12], color=style.colour, marker=style.marker, ms=5)
         finish_axes(axes, "accuracy, %", "", limits, horizontal=True)
         axes.set_ylim(len(table.rows) - 0.35, -0.6)
         axes.set_yticks([])
@@ -148,10 +169,6 @@ def result_points(
         panels.append(Panel(title, description, svg_text(figure, f"{prefix}-{column}", description)))
     samples = [legend_sample(look[row.variant], f"{prefix}-key-{i}") for i, row in enumerate(table.rows)]
     return PanelFigure(tuple(panels), tuple(zip((row.label for row in table.rows), samples, strict=True)))
-
-
-def _styles_of(results: Sequence[RunResult]) -> dict[Variant, Style]:
-    return styles(Variant.of(result) for result in results)
 
 
 _Curves = Callable[[RunResult], dict[str, Sequence[float | None]]]  # mask name ("" for none) -> curve
@@ -173,7 +190,7 @@ def _masks(kind: str) -> _Curves:
 
 def _series(
     results: Sequence[RunResult], curves: _Curves, labels: Mapping[Variant, str], look: Mapping[Variant, Style]
-) -> list[_Series]:
+) -> list[Series]:
     """Bands of all variants and masks of one target."""
     found: dict[tuple[Variant, str], list[tuple[Sequence[float | None], Sequence[float | None]]]] = {}
     for result in results:
@@ -186,7 +203,7 @@ def _series(
             if place:  # a second mask keeps the method's colour
                 style = Style(style.colour, (1, 1.6 * place), style.marker, filled=False)
             text = f"{label}, {mask.replace('nonconsensus', 'non-consensus')}" if mask else label
-            series.append(_Series(text, style, band(found[(variant, mask)])))
+            series.append(Series(text, style, band(found[(variant, mask)])))
     return series
 
 
@@ -197,6 +214,7 @@ def _figure(
     quantity: str,
     prefix: str,
     look: Mapping[Variant, Style],
+    labels: Mapping[Variant, str],
     *,
     chance: float | None = None,
     bottom: float | None = None,
@@ -205,19 +223,18 @@ def _figure(
     """Panels of one quantity with shared limits; see ``learning_curves``."""
     finished = [run for run in unique_runs(results) if run.status == "finished" and "step" in run.curves]
     pairs = sorted({(result.spec.target, result.spec.sources) for result in finished})
-    labels = variant_labels(results)
     single = len({target for target, _ in pairs}) == len(pairs)
-    drawn: list[tuple[str, list[_Series]]] = []
+    drawn: list[tuple[str, list[Series]]] = []
     for target, sources in pairs:
         runs = [r for r in finished if (r.spec.target, r.spec.sources) == (target, sources)]
         title = f"target {target}" if single else f"{', '.join(sources)} → {target}"
         series = [one for one in _series(runs, curves, labels, look) if any(n > 0 for n in one.band.n)]
         if series:
             drawn.append((title, series))
-    values = [v for _, series in drawn for s in series for v in _extent(s.band)]
+    values = [v for _, series in drawn for s in series for v in extent(s.band)]
     if not values:
         return PanelFigure((), ())
-    low, high = _padded(min([*values, *([100 * chance] if chance else [])]), max(values))
+    low, high = padded(min([*values, *([100 * chance] if chance else [])]), max(values))
     limits = (low if bottom is None else bottom, high if top is None else top)
     panels = []
     for i, (title, series) in enumerate(drawn):
@@ -225,30 +242,34 @@ def _figure(
         if chance is not None:
             axes.axhline(100 * chance, color=INK, lw=0.8, dashes=(1, 2), zorder=1)
         for order, one in enumerate(series):
-            _draw(axes, one, order, len(series))
+            draw_series(axes, one, order, len(series))
         finish_axes(axes, "step", f"{quantity}, %", limits)
-        description = _describe(quantity, title, series)
+        description = describe(quantity, title, series)
         panels.append(Panel(title, description, svg_text(figure, f"{prefix}-{i}", description)))
-    entries = {one.label: one.style for _, series in drawn for one in series}
-    legend = [(label, legend_sample(style, f"{prefix}-key-{i}")) for i, (label, style) in enumerate(entries.items())]
+    legend = legend_of({one.label: one.style for _, series in drawn for one in series}, prefix)
     if chance is not None:
         legend.append(("chance", legend_sample(Style(INK, (1, 2), "", filled=False), f"{prefix}-key-chance")))
     return PanelFigure(tuple(panels), tuple(legend))
 
 
-def _extent(band: Band) -> list[float]:
+def legend_of(entries: Mapping[str, Style], prefix: str) -> list[tuple[str, str]]:
+    """Label and sample of every line."""
+    return [(label, legend_sample(style, f"{prefix}-key-{i}")) for i, (label, style) in enumerate(entries.items())]
+
+
+def extent(band: Band) -> list[float]:
     """Lower and upper edges of a band, in percent."""
     rows = zip(band.mean, band.se, strict=True)
     return [100 * (mean + sign * (se or 0)) for mean, se in rows if mean is not None for sign in (-1, 1)]
 
 
-def _padded(low: float, high: float) -> tuple[float, float]:
+def padded(low: float, high: float) -> tuple[float, float]:
     """Limits in percent with a margin; half a point above 100 at most, so that a line at 100 is not cut."""
     margin = max(1.0, 0.06 * (high - low))
     return max(0.0, low - margin), min(100.0 + 0.5, high + margin)
 
 
-def _draw(axes: Axes, series: _Series, order: int, count: int) -> None:
+def draw_series(axes: Axes, series: Series, order: int, count: int) -> None:
     """Draw one mean line with its band; markers are sparse and staggered so that overlapping lines stay legible."""
     nan = float("nan")
     steps, style = series.band.steps, series.style
@@ -256,7 +277,7 @@ def _draw(axes: Axes, series: _Series, order: int, count: int) -> None:
     error = [nan if value is None else 100 * value for value in series.band.se]
     lower = [m - e for m, e in zip(mean, error, strict=True)]
     upper = [m + e for m, e in zip(mean, error, strict=True)]
-    axes.fill_between(steps, lower, upper, color=style.colour, alpha=0.16, linewidth=0, zorder=2)
+    draw_band(axes, steps, lower, upper, style.colour)
     every = max(1, -(-len(steps) // MARKED))
     alone = {
         i
@@ -277,7 +298,14 @@ def _draw(axes: Axes, series: _Series, order: int, count: int) -> None:
     )
 
 
-def _describe(quantity: str, title: str, series: Sequence[_Series]) -> str:
+def draw_line(axes: Axes, x: Sequence[float], y: Sequence[float], style: Style) -> None:
+    """Draw a line with a marker at every point."""
+    face = style.colour if style.filled else PAPER
+    dashes = style.dashes or (None, None)
+    axes.plot(x, y, color=style.colour, dashes=dashes, marker=style.marker, markerfacecolor=face, zorder=3)
+
+
+def describe(quantity: str, title: str, series: Sequence[Series]) -> str:
     """One paragraph for those who cannot see the drawing."""
     ends = []
     for one in series:

@@ -7,11 +7,9 @@ from pathlib import Path
 
 from cache.layout import write_atomically
 from pipeline.errors import UsageError
+from pipeline.reports.findings import Findings, find
 from pipeline.reports.inputs import ReportInputs
-from pipeline.reports.ranking import rankings
-from pipeline.reports.results import result_table
 from pipeline.reports.sections import TRACK, context, diverged, summary
-from pipeline.reports.settings import group_by_setting
 from pipeline.reports.tables import markdown_escape, ranking_to_markdown, runs_to_csv, to_latex, to_markdown
 from pipeline.types import RunResult
 
@@ -23,12 +21,16 @@ def render_page(inputs: ReportInputs) -> str:
 
     Raises:
         UsageError: there are no results.
-        ValueError: a sample picture is not a PNG file.
+        ValueError: a sample picture is not a PNG file, or a confusion matrix does not fit its classes.
     """
+    _require(inputs.results)
+    return _page(inputs, find(inputs))
+
+
+def _page(inputs: ReportInputs, findings: Findings) -> str:
     import jinja2
     import markupsafe
 
-    _require(inputs.results)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -38,7 +40,7 @@ def render_page(inputs: ReportInputs) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["drawing"] = markupsafe.Markup  # SVG of our own figures, which escape what they print
-    return environment.get_template(TEMPLATE).render(context(inputs))
+    return environment.get_template(TEMPLATE).render(context(inputs, findings))
 
 
 def render_markdown(inputs: ReportInputs) -> str:
@@ -48,11 +50,17 @@ def render_markdown(inputs: ReportInputs) -> str:
         UsageError: there are no results.
     """
     _require(inputs.results)
-    lines = [f"# {markdown_escape(inputs.title)}", "", markdown_escape(summary(inputs.results)), ""]
-    lines += [f"- {markdown_escape(note)}" for note in (*inputs.notes, TRACK)]
-    for _, runs in group_by_setting(inputs.results):
-        lines += ["", to_markdown(result_table(runs)).rstrip("\n")]
-    for ranking in rankings(inputs.results):
+    return _markdown(inputs, find(inputs))
+
+
+def _markdown(inputs: ReportInputs, findings: Findings) -> str:
+    lines = [f"# {markdown_escape(inputs.title)}", "", markdown_escape(summary(findings)), ""]
+    if inputs.source:
+        lines += [f"Set up after {markdown_escape(inputs.source)}.", ""]
+    lines += [f"- {markdown_escape(note)}" for note in (*inputs.notes, *findings.unplaced, TRACK)]
+    for _, table in findings.tables:
+        lines += ["", to_markdown(table).rstrip("\n")]
+    for ranking in findings.rankings:
         lines += ["", ranking_to_markdown(ranking).rstrip("\n")]
     lost = diverged(inputs.results)
     if lost:
@@ -74,13 +82,14 @@ def write_report(folder: Path, inputs: ReportInputs) -> dict[str, Path]:
 
     Raises:
         UsageError: there are no results.
-        ValueError: a sample picture is not a PNG file.
+        ValueError: a sample picture is not a PNG file, or a confusion matrix does not fit its classes.
     """
     _require(inputs.results)
-    tables = [to_latex(result_table(runs)) for _, runs in group_by_setting(inputs.results)]
+    findings = find(inputs)
+    tables = [to_latex(table) for _, table in findings.tables]
     texts = {
-        "report.html": render_page(inputs),
-        "results.md": render_markdown(inputs),
+        "report.html": _page(inputs, findings),
+        "results.md": _markdown(inputs, findings),
         "results.csv": runs_to_csv(inputs.results),
         "tables.tex": "% needs \\usepackage{booktabs}\n\n" + "\n".join(tables),
     }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import UsageError
-from pipeline.reports.settings import METHOD_NAMES
+from pipeline.reports.settings import METHOD_NAMES, Setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,8 @@ class PublishedCell:
     percent: float  # 0..100
     source: str  # where it is printed: authors, year, table
     difference: str  # what its protocol does otherwise than ours
+    budget: str = ""  # of the tables it stands in, as a run has it; empty: all
+    modalities: tuple[str, ...] = ()  # likewise
 
     def __post_init__(self) -> None:
         name = f"published number of {self.method!r} for {self.target_or_average!r}"
@@ -29,6 +31,10 @@ class PublishedCell:
             raise UsageError(
                 f"{name} does not say how its protocol differs from ours; without known differences, say so"
             )
+
+    def belongs(self, setting: Setting) -> bool:
+        """Whether it stands in the table of a setting."""
+        return self.budget in ("", setting.budget) and self.modalities in ((), setting.modalities)
 
     @property
     def percent_text(self) -> str:
@@ -94,6 +100,21 @@ def published_notes(published: Sequence[PublishedCell], columns: Sequence[str]) 
                 f"{name}, published [{number}]: {cell.percent_text} for {cell.target_or_average}, no column here."
             )
     return notes
+
+
+def without_table(published: Sequence[PublishedCell], settings: Sequence[Setting]) -> list[str]:
+    """A sentence for every number that stands in the table of none of these settings."""
+    said = []
+    for cell in published:
+        if not any(cell.belongs(setting) for setting in settings):
+            wanted = [f"{cell.budget} labels"] if cell.budget else []
+            wanted += [" + ".join(cell.modalities)] if cell.modalities else []
+            name = METHOD_NAMES.get(cell.method, cell.method)
+            said.append(
+                f"{name}, published: {cell.percent_text} for {cell.target_or_average}, {', '.join(wanted)} "
+                f"({_sentence(cell.source).rstrip('.')}); there is no table of that here."
+            )
+    return said
 
 
 def _numbers(published: Sequence[PublishedCell]) -> dict[tuple[str, str], int]:

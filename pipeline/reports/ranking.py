@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.reports.results import METRIC, Column, Seed, finished_values, random_weights_note, seed_of
-from pipeline.reports.settings import METHOD_NAMES, UPPER_BOUNDS, Setting, Variant, group_by_setting, variant_labels
+from pipeline.reports.settings import (
+    METHOD_NAMES,
+    UPPER_BOUNDS,
+    Setting,
+    Variant,
+    group_by_setting,
+    runs_by_variant,
+    variant_labels,
+)
 from pipeline.reports.statistics import ROUNDING
 from pipeline.reports.wording import ALPHA, p_text
 from pipeline.types import RunResult
@@ -17,6 +25,7 @@ Block = tuple[Setting, Column, Seed]
 
 FEWEST_METHODS = 3  # two are compared by the paired test of their table
 FEWEST_BLOCKS = 2
+MOST_RANKED = 40  # more are not readable, and a critical difference of so many tells nothing apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,23 +148,54 @@ def rank_scores(methods: Sequence[str], scores: Sequence[Sequence[float]], alpha
 
 
 def rankings(results: Sequence[RunResult], metric: str = METRIC, alpha: float = ALPHA) -> list[Ranking]:
+    """``rank_settings`` of runs."""
+    return rank_settings(group_by_setting(results), metric, alpha)[0]
+
+
+def rank_settings(
+    groups: Sequence[tuple[Setting, Sequence[RunResult]]], metric: str = METRIC, alpha: float = ALPHA
+) -> tuple[list[Ranking], list[str]]:
     """Rank the methods over all settings: one ranking per protocol and selection rule, where there is enough for one.
 
     A block is one (setting, target, seed) in which every method has a value; the others are left out and counted.
     Upper bounds are not ranked.
+
+    Returns:
+        The rankings, and a sentence for each that would have more than ``MOST_RANKED`` methods.
     """
-    groups: dict[tuple[str, str], list[tuple[Setting, list[RunResult]]]] = {}
-    for setting, runs in group_by_setting(results):
-        groups.setdefault((setting.protocol, setting.selection), []).append((setting, runs))
-    found = [_rank_runs(groups[key], metric, alpha) for key in sorted(groups)]
-    return [ranking for ranking in found if ranking]
+    apart: dict[tuple[str, str], list[tuple[Setting, list[RunResult]]]] = {}
+    for setting, runs in groups:
+        ranked = [run for run in runs if run.spec.method not in UPPER_BOUNDS]
+        apart.setdefault((setting.protocol, setting.selection), []).append((setting, ranked))
+    found, refused = [], []
+    for protocol, selection in sorted(apart):
+        settings = apart[protocol, selection]
+        treatments = _treatments([runs for _, runs in settings])
+        if len(treatments) > MOST_RANKED:
+            refused.append(
+                f"Protocol {protocol}, selection rule {selection}: {len(treatments)} methods with their "
+                f"hyperparameters are not ranked; a ranking holds {MOST_RANKED}."
+            )
+            continue
+        everything = [
+            run
+            for setting, runs in groups
+            if (setting.protocol, setting.selection) == (protocol, selection)
+            for run in runs
+        ]
+        ranking = _rank_runs(settings, treatments, everything, metric, alpha)
+        found += [ranking] if ranking else []
+    return found, refused
 
 
-def _rank_runs(settings: Sequence[tuple[Setting, list[RunResult]]], metric: str, alpha: float) -> Ranking | None:
+def _rank_runs(
+    ranked: Sequence[tuple[Setting, list[RunResult]]],
+    labels: Mapping[Treatment, str],
+    everything: Sequence[RunResult],
+    metric: str,
+    alpha: float,
+) -> Ranking | None:
     """The ranking of settings of one protocol and selection rule; None where too few methods or blocks are left."""
-    everything = [run for _, runs in settings for run in runs]
-    ranked = [(setting, [r for r in runs if r.spec.method not in UPPER_BOUNDS]) for setting, runs in settings]
-    labels = _treatments([runs for _, runs in ranked])
     scores, blocks = _scores(ranked, labels, metric)
     complete = [block for block in blocks if all((block, treatment) in scores for treatment in labels)]
     if len(labels) < FEWEST_METHODS or len(complete) < FEWEST_BLOCKS:
@@ -163,7 +203,7 @@ def _rank_runs(settings: Sequence[tuple[Setting, list[RunResult]]], metric: str,
     table = [[scores[block, treatment] for treatment in labels] for block in complete]
     ranking = rank_scores(list(labels.values()), table, alpha)
     excluded = sorted({run.spec.method for run in everything} & UPPER_BOUNDS)
-    notes = _notes(ranking, settings[0][0], metric, len(blocks), excluded)
+    notes = _notes(ranking, ranked[0][0], metric, len(blocks), excluded)
     return replace(ranking, notes=(*notes, *random_weights_note(everything)))
 
 
@@ -184,9 +224,9 @@ def _scores(
     blocks: dict[Block, None] = {}
     for setting, runs in settings:
         blocks |= {(setting, (run.spec.target, run.spec.sources), seed_of(run)): None for run in runs}
-        for variant in {Variant.of(run): None for run in runs}:
+        for variant, own in runs_by_variant(runs).items():
             treatment = variant if variant in treatments else variant.method
-            found = finished_values([run for run in runs if Variant.of(run) == variant], metric)
+            found = finished_values(own, metric)
             scores |= {((setting, column, seed), treatment): value for (column, seed), value in found.items()}
     return scores, list(blocks)
 

@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 
 from pipeline.errors import UsageError
 from pipeline.reports.published import PublishedCell, refuse_twice
-from pipeline.reports.settings import METHOD_NAMES, UPPER_BOUNDS, Setting, Variant, group_by_setting, variant_labels
+from pipeline.reports.settings import (
+    METHOD_NAMES,
+    UPPER_BOUNDS,
+    Setting,
+    Variant,
+    group_by_setting,
+    label_variants,
+    runs_by_variant,
+)
 from pipeline.reports.statistics import (
     Interval,
     Paired,
@@ -76,6 +84,8 @@ class ResultTable:
     warnings: tuple[str, ...]  # what must stand under every table of these numbers
     notes: tuple[str, ...]  # what is incomplete
     published: tuple[PublishedCell, ...] = ()
+    not_built: tuple[str, ...] = ()  # rows of the table it stands for whose methods are not in this package
+    source: str = ""  # paper and table that it stands for
 
     @property
     def baseline_label(self) -> str:
@@ -130,6 +140,8 @@ def result_table(
     metric: str = METRIC,
     *,
     published: Sequence[PublishedCell] = (),
+    not_built: Sequence[str] = (),
+    source: str = "",
     test: PairedTest = "permutation",
 ) -> ResultTable:
     """Put the runs of one setting into a table.
@@ -137,7 +149,8 @@ def result_table(
     Means and standard errors are over seeds. The average over the targets is taken per seed, of seeds that have every
     target only; the paired difference to the baseline compares these averages seed by seed, and its p value is
     adjusted for all comparisons of the table. Wins, ties and losses count the pairs of target and seed that both
-    have. Diverged runs are in no mean and are listed. Published numbers are shown and used for nothing.
+    have. Diverged runs are in no mean and are listed. Published numbers are shown and used for nothing; ``not_built``
+    names the rows of ``source``, the table that this one stands for, whose methods are not in this package.
 
     Raises:
         UsageError: no results, an unknown test, or a published number given twice.
@@ -154,17 +167,17 @@ def result_table(
     if len(unique_runs(runs)) < len(runs):
         notes.append(f"{len(runs)} runs were given, {len(unique_runs(runs))} of them different; each counts once.")
         runs = unique_runs(runs)
-    columns = sorted({(run.spec.target, run.spec.sources) for run in runs})
-    labels = variant_labels(runs)
-    values = {
-        variant: finished_values([run for run in runs if Variant.of(run) == variant], metric) for variant in labels
-    }
+    columns = columns_of(runs)
+    seeds = sorted({seed_of(run) for run in runs})
+    groups_of = runs_by_variant(runs)
+    values = {variant: finished_values(own, metric) for variant, own in groups_of.items()}
+    references = [variant for variant in groups_of if variant.method == baseline]
     rows = []
-    for variant, label in labels.items():
-        reference = _reference(variant, list(labels), baseline)
+    for variant, label in label_variants(groups_of).items():
+        reference = _reference(variant, references, baseline)
         rows.append(_row(variant, label, values[variant], values[reference] if reference else None, columns, test))
-        notes += _incomplete(label, runs, variant, values[variant], columns)
-        if variant.method != baseline and reference is None and any(v.method == baseline for v in labels):
+        notes += _incomplete(label, groups_of[variant], values[variant], columns, seeds)
+        if variant.method != baseline and reference is None and references:
             notes.append(f"{label}: no single variant of the baseline fits, so no difference is given.")
     adjusted = holm([row.paired.p if row.paired else None for row in rows])
     return ResultTable(
@@ -172,14 +185,16 @@ def result_table(
         metric=metric,
         baseline=baseline,
         test=test,
-        columns=(*_column_labels(columns), AVERAGE),
+        columns=(*column_labels(columns), AVERAGE),
         rows=tuple(replace(row, p_holm=p) for row, p in zip(rows, adjusted, strict=True)),
         chance=setting.chance,
-        seeds=tuple(sorted({seed_of(run) for run in runs})),
+        seeds=tuple(seeds),
         diverged=tuple(run.spec.run_id for run in runs if run.status == "diverged"),
         warnings=tuple(random_weights_note(runs)),
         notes=tuple(notes),
         published=tuple(published),
+        not_built=tuple(not_built),
+        source=source,
     )
 
 
@@ -192,11 +207,11 @@ def _row(
     test: PairedTest,
 ) -> Row:
     """One row, compared with the values of its baseline where it has one."""
-    averages = _seed_averages(values, columns)
+    averages = seed_averages(values, columns)
     cells = [_cell({s: v for (c, s), v in values.items() if c == column}) for column in columns]
     paired = record = None
     if baseline is not None:
-        references = _seed_averages(baseline, columns)
+        references = seed_averages(baseline, columns)
         if averages.keys() & references.keys():
             paired = paired_difference(averages, references, test)
         differences = [value - baseline[key] for key, value in values.items() if key in baseline]
@@ -218,7 +233,12 @@ def unique_runs(results: Sequence[RunResult]) -> list[RunResult]:
     return list(kept.values())
 
 
-def _column_labels(columns: Sequence[Column]) -> list[str]:
+def columns_of(runs: Sequence[RunResult]) -> list[Column]:
+    """Every target with its sources, sorted."""
+    return sorted({(run.spec.target, run.spec.sources) for run in runs})
+
+
+def column_labels(columns: Sequence[Column]) -> list[str]:
     """Targets; where one target occurs with several source sets, the sources are named too."""
     targets = [target for target, _ in columns]
     if len(set(targets)) == len(targets):
@@ -236,7 +256,7 @@ def finished_values(runs: Sequence[RunResult], metric: str) -> dict[tuple[Column
     return values
 
 
-def _seed_averages(values: Values, columns: Sequence[Column]) -> dict[Seed, float]:
+def seed_averages(values: Values, columns: Sequence[Column]) -> dict[Seed, float]:
     """Average over the targets per seed, for the seeds that have all of them."""
     seeds = sorted({seed for _, seed in values})
     complete = [seed for seed in seeds if all((column, seed) in values for column in columns)]
@@ -251,32 +271,28 @@ def _cell(values: Mapping[Seed, float]) -> Cell:
     return Cell(mean, se, len(ordered), ordered)
 
 
-def _reference(variant: Variant, variants: Sequence[Variant], baseline: str) -> Variant | None:
-    """The baseline variant to compare with: the only one, or the only one that agrees in all shared hyperparameters."""
+def _reference(variant: Variant, references: Sequence[Variant], baseline: str) -> Variant | None:
+    """The baseline variant to compare with: the only one that agrees wherever the baseline's variants differ.
+
+    What all of them share may differ from ``variant``: it is what makes its method another one (mixing in MM).
+    """
     if variant.method == baseline:
         return None
-    candidates = [other for other in variants if other.method == baseline]
-    if len(candidates) > 1:
-        own = dict(variant.hparams)
-        candidates = [c for c in candidates if all(own.get(name, value) == value for name, value in c.hparams)]
-    return candidates[0] if len(candidates) == 1 else None
+    own = dict(variant.hparams)
+    varying = {name for c in references for name, _ in set(c.hparams).symmetric_difference(references[0].hparams)}
+    fitting = [c for c in references if all(own.get(n, v) == v for n, v in c.hparams if n in varying)]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _incomplete(
-    label: str,
-    runs: Sequence[RunResult],
-    variant: Variant,
-    values: Values,
-    columns: Sequence[Column],
+    label: str, runs: Sequence[RunResult], values: Values, columns: Sequence[Column], seeds: Sequence[Seed]
 ) -> list[str]:
     """Say which runs of a row are missing and over how many seeds its average is."""
-    seeds = sorted({seed_of(run) for run in runs})
     status = {
         ((r.spec.target, r.spec.sources), seed_of(r)): "diverged" if r.status == "diverged" else "no value"
         for r in runs
-        if Variant.of(r) == variant
     }
-    names = dict(zip(columns, _column_labels(columns), strict=True))
+    names = dict(zip(columns, column_labels(columns), strict=True))
     missing = [
         f"{names[column]} seed {seed_text(seed)} ({status.get((column, seed), 'not run')})"
         for column in columns
@@ -285,7 +301,7 @@ def _incomplete(
     ]
     if not missing:
         return []
-    complete = len(_seed_averages(values, columns))
+    complete = len(seed_averages(values, columns))
     more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
     return [
         f"{label}: incomplete; the average is over {complete} of {len(seeds)} seeds. "

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.reports.figures import PanelFigure, Style, learning_curves, pseudo_label_curves, result_points, styles
+from pipeline.reports.drawing import house_style
+from pipeline.reports.figures import PanelFigure, styles
+from pipeline.reports.findings import Findings, SettingFindings
+from pipeline.reports.illustrations import Chapter, Drawing, Grid, maps, overview, setting_chapters
 from pipeline.reports.inputs import ExtractionSummary, Probe, ReportInputs
 from pipeline.reports.rank_figure import rank_diagram
-from pipeline.reports.ranking import Ranking, rankings
-from pipeline.reports.results import ResultTable, result_table, seed_text
-from pipeline.reports.settings import METHOD_NAMES, Setting, Variant, group_by_setting, method_order, setting_titles
+from pipeline.reports.ranking import Ranking
+from pipeline.reports.results import ResultTable, seed_text
+from pipeline.reports.settings import METHOD_NAMES, Setting, Variant, method_order, runs_by_variant
 from pipeline.reports.tables import STATISTICS
 from pipeline.reports.wording import (
     Line,
@@ -34,6 +37,7 @@ TRACK = (
 PNG = b"\x89PNG\r\n\x1a\n"
 LISTED = 500  # quarantined tracks listed on the page; more would make it slow to open
 SHOWN = 6  # distinct values of an environment field that are written out
+COLUMNS = 24  # methods that have a column of hyperparameters each; of more, only what they share is listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +53,8 @@ class SettingSection:
     marked: bool  # whether best and second are marked
     statistics: Statistics | None  # None where there is nothing to compare
     remarks: tuple[str, ...]  # what the runs themselves noted
-    points: PanelFigure
-    curves: PanelFigure
-    coverage: PanelFigure
-    precision: PanelFigure
+    drawn: tuple[str, ...]  # what its figures leave out
+    chapters: tuple[Chapter, ...]  # its figures
     repeat: Repeat
 
 
@@ -85,15 +87,16 @@ class Repeat:
     runs: tuple[tuple[str, tuple[str, ...]], ...]  # (method, run ids)
 
 
-def summary(results: Sequence[RunResult]) -> str:
+def summary(findings: Findings) -> str:
     """One sentence on what was run."""
+    results = [run for found in findings.settings for run in found.runs]
     specs = [result.spec for result in results]
     methods = sorted({spec.method for spec in specs}, key=method_order)
     names = [METHOD_NAMES.get(method, method) for method in methods]
     listed = " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
     targets = {(spec.dataset, spec.target) for spec in specs}
     seeds = {(spec.split_seed, spec.init_seed) for spec in specs}
-    settings = [setting for setting, _ in group_by_setting(results)]
+    settings = [found.setting for found in findings.settings]
     lost = sum(result.status == "diverged" for result in results)
     datasets = ", ".join(sorted({setting.dataset for setting in settings}))
     where = settings[0].title if len(settings) == 1 else f"{len(settings)} settings of {datasets}"
@@ -108,36 +111,27 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def setting_sections(results: Sequence[RunResult]) -> list[SettingSection]:
+def setting_sections(findings: Findings, shared: Drawing) -> list[SettingSection]:
     """One section per setting, in a fixed order, with the same style for a method in all of them."""
-    groups = group_by_setting(results)
-    titles = setting_titles([setting for setting, _ in groups])
-    look = styles(Variant.of(result) for result in results)
-    return [
-        _section(i, title, result_table(runs), runs, look)
-        for i, (title, (_, runs)) in enumerate(zip(titles, groups, strict=True))
-    ]
+    whole = len(findings.settings)
+    return [_section(i, found, *setting_chapters(i, whole, found, shared)) for i, found in enumerate(findings.settings)]
 
 
-def _section(
-    i: int, title: str, table: ResultTable, runs: Sequence[RunResult], look: Mapping[Variant, Style]
-) -> SettingSection:
-    coverage, precision = pseudo_label_curves(runs, f"s{i}-pseudo", look)
+def _section(i: int, found: SettingFindings, drawn: tuple[str, ...], chapters: tuple[Chapter, ...]) -> SettingSection:
+    table = found.table
     return SettingSection(
         anchor=f"setting-{i}",
-        title=title,
+        title=found.title,
         setting=table.setting,
         headings=tuple(headings(table)),
         rows=tuple(lines(table)),
         notes=tuple(footnotes(table)),
         marked=any(rank for column in range(len(table.columns)) for rank in table.ranks(column)),
         statistics=_statistics(table) if has_statistics(table) else None,
-        remarks=tuple(_remarks(runs)),
-        points=result_points(table, f"s{i}-points", look),
-        curves=learning_curves(runs, f"s{i}-curves", look),
-        coverage=coverage,
-        precision=precision,
-        repeat=_repeat(table, runs),
+        remarks=tuple(_remarks(found.runs)),
+        drawn=drawn,
+        chapters=chapters,
+        repeat=_repeat(table, found.runs),
     )
 
 
@@ -150,11 +144,10 @@ def _statistics(table: ResultTable) -> Statistics:
     )
 
 
-def ranks(results: Sequence[RunResult]) -> list[Ranks]:
-    """Average ranks and their diagrams; none where there are too few methods or measurements."""
+def ranks(rankings: Sequence[Ranking]) -> list[Ranks]:
+    """Average ranks with their diagrams."""
     return [
-        Ranks(ranking, PanelFigure((rank_diagram(ranking, f"ranks{i}"),), ()))
-        for i, ranking in enumerate(rankings(results))
+        Ranks(ranking, PanelFigure((rank_diagram(ranking, f"ranks{i}"),), ())) for i, ranking in enumerate(rankings)
     ]
 
 
@@ -169,6 +162,7 @@ def _repeat(table: ResultTable, runs: Sequence[RunResult]) -> Repeat:
     setting = table.setting
     classes = ", ".join(setting.classes)
     targets = sorted({(run.spec.target, run.spec.sources) for run in runs})
+    own = runs_by_variant(runs)
     facts = [
         ("Data set", setting.dataset),
         ("Manifest digest", setting.manifest_digest),
@@ -189,18 +183,38 @@ def _repeat(table: ResultTable, runs: Sequence[RunResult]) -> Repeat:
         ("Seeds", ", ".join(seed_text(seed) for seed in table.seeds)),
         ("Code version", setting.version or "not recorded"),
     ]
-    names = sorted({name for row in table.rows for name, _ in row.variant.hparams})
-    values = [dict(row.variant.hparams) for row in table.rows]
+    methods, hparams = _hparams(table)
     return Repeat(
         facts=tuple(facts),
         features=tuple(setting.feature_rows()),
-        hparams=tuple((name, tuple(str(value.get(name, "")) for value in values)) for name in names),
-        methods=tuple(row.label for row in table.rows),
-        runs=tuple(
-            (row.label, tuple(sorted(r.spec.run_id for r in runs if Variant.of(r) == row.variant)))
-            for row in table.rows
-        ),
+        hparams=hparams,
+        methods=methods,
+        runs=tuple((row.label, tuple(sorted(r.spec.run_id for r in own[row.variant]))) for row in table.rows),
     )
+
+
+def _hparams(table: ResultTable) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...]]:
+    """Column headings and rows of the hyperparameters: one column per method, or per kind where they are many."""
+    kinds: dict[str, list[Variant]] = {row.label: [row.variant] for row in table.rows}
+    if len(kinds) > COLUMNS:
+        kinds = {}
+        for row in table.rows:
+            kinds.setdefault(METHOD_NAMES.get(row.method, row.method), []).append(row.variant)
+    values: list[dict[str, set[str]]] = []
+    for variants in kinds.values():
+        seen: dict[str, set[str]] = {}
+        for variant in variants:
+            for name, value in variant.hparams:
+                seen.setdefault(name, set()).add(str(value))
+        values.append(seen)
+    names = sorted({name for seen in values for name in seen})
+    rows = ((name, tuple(_one(seen.get(name, set())) for seen in values)) for name in names)
+    return tuple(kinds), tuple(rows)
+
+
+def _one(values: set[str]) -> str:
+    """The only value, nothing where there is none, or how many there are."""
+    return next(iter(values), "") if len(values) < 2 else f"{len(values)} values"
 
 
 def environment(results: Sequence[RunResult]) -> list[tuple[str, str]]:
@@ -227,14 +241,6 @@ def diverged(results: Sequence[RunResult]) -> list[tuple[str, str, str, str]]:
         for result in results
         if result.status == "diverged"
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """A table of anything: column names, then (row name, cells); a cell is None where there is nothing."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[str | None, ...]], ...]
 
 
 def probe_grid(probe: Sequence[Probe]) -> Grid:
@@ -286,14 +292,20 @@ def quarantine(extraction: ExtractionSummary) -> Quarantine:
     )
 
 
-def context(inputs: ReportInputs) -> dict[str, object]:
+@house_style()
+def context(inputs: ReportInputs, findings: Findings) -> dict[str, object]:
     """Values of the template."""
+    look = styles(row.variant for _, table in findings.tables for row in table.rows)
     return {
         "title": inputs.title,
-        "summary": summary(inputs.results),
-        "notes": [*inputs.notes, TRACK],
-        "sections": setting_sections(inputs.results),
-        "ranks": ranks(inputs.results),
+        "summary": summary(findings),
+        "source": inputs.source,
+        "notes": [*inputs.notes, *findings.unplaced, TRACK],
+        "overview": overview(findings, inputs, look),
+        "sections": setting_sections(findings, Drawing(look, inputs.missing_rows)),
+        "ranks": ranks(findings.rankings),
+        "unranked": findings.unranked,
+        "maps": maps(inputs.embeddings, inputs.map_method),
         "probe": probe_grid(inputs.probe) if inputs.probe else None,
         "pictures": picture_grid(inputs.sample_pictures) if inputs.sample_pictures else None,
         "quarantine": quarantine(inputs.extraction) if inputs.extraction else None,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from pipeline.types import PerClass, RunResult, parse_budget
@@ -157,20 +158,30 @@ def group_by_setting(results: Sequence[RunResult]) -> list[tuple[Setting, list[R
     return sorted(groups.items(), key=lambda group: _order(group[0]))
 
 
-def setting_titles(settings: Sequence[Setting]) -> list[str]:
-    """Title of each setting; where two would read the same, the fields in which they differ are added."""
+def setting_titles(settings: Sequence[Setting], name_of: Callable[[Setting], str] | None = None) -> list[str]:
+    """Title of each setting; where two would read the same, the fields in which they differ are added.
+
+    Args:
+        settings: all that are told apart.
+        name_of: what a title begins with; None for ``Setting.title``.
+    """
+    names = [setting.title if name_of is None else name_of(setting) for setting in settings]
+    groups: dict[str, list[Setting]] = {}
+    for name, setting in zip(names, settings, strict=True):
+        groups.setdefault(name, []).append(setting)
+    differing = {name: _differing(twins) for name, twins in groups.items()}
     titles = []
-    for setting in settings:
-        twins = [other for other in settings if other.title == setting.title]
-        differing = [
-            field.name
-            for field in fields(Setting)
-            if len({getattr(twin, field.name) for twin in twins}) > 1 and field.name not in ("features", "classes")
-        ]
-        own = [f"{name.replace('_', ' ')} {_short(getattr(setting, name))}" for name in differing]
-        own += _feature_differences(setting, twins)
-        titles.append(f"{setting.title} ({', '.join(own)})" if own else setting.title)
+    for name, setting in zip(names, settings, strict=True):
+        own = [f"{field.replace('_', ' ')} {_short(getattr(setting, field))}" for field in differing[name]]
+        own += _feature_differences(setting, groups[name]) if len(groups[name]) > 1 else []
+        titles.append(f"{name} ({', '.join(own)})" if own else name)
     return titles
+
+
+def _differing(twins: Sequence[Setting]) -> list[str]:
+    """Names of the fields, other than long ones, that not all of these settings share."""
+    names = [field.name for field in fields(Setting) if field.name not in ("features", "classes")]
+    return [name for name in names if len({getattr(twin, name) for twin in twins}) > 1]
 
 
 def _feature_differences(setting: Setting, twins: Sequence[Setting]) -> list[str]:
@@ -213,17 +224,28 @@ class Variant:
         return (method_order(self.method), values)
 
 
-def variant_labels(results: Sequence[RunResult]) -> dict[Variant, str]:
+def runs_by_variant(results: Iterable[RunResult]) -> dict[Variant, list[RunResult]]:
+    """Sort runs by variant, in table order."""
+    groups: dict[Variant, list[RunResult]] = {}
+    for result in results:
+        groups.setdefault(Variant.of(result), []).append(result)
+    return dict(sorted(groups.items(), key=lambda group: group[0].order))
+
+
+def label_variants(variants: Iterable[Variant]) -> dict[Variant, str]:
     """Name of every variant, in table order; variants of one method are told apart by what differs between them."""
-    variants = sorted({Variant.of(result) for result in results}, key=lambda variant: variant.order)
+    ordered = sorted(set(variants), key=lambda variant: variant.order)
+    methods = Counter(variant.method for variant in ordered)
+    shared = Counter((variant.method, *pair) for variant in ordered for pair in variant.hparams)
     labels = {}
-    for variant in variants:
-        twins = [dict(other.hparams) for other in variants if other.method == variant.method]
-        own = [
-            f"{name} {value}"
-            for name, value in variant.hparams
-            if any(name not in twin or twin[name] != value for twin in twins)
-        ]
+    for variant in ordered:
+        twins = methods[variant.method]
+        own = [f"{name} {value}" for name, value in variant.hparams if shared[variant.method, name, value] < twins]
         name = METHOD_NAMES.get(variant.method, variant.method)
         labels[variant] = f"{name}, {', '.join(own)}" if own else name
     return labels
+
+
+def variant_labels(results: Sequence[RunResult]) -> dict[Variant, str]:
+    """``label_variants`` of runs."""
+    return label_variants(Variant.of(result) for result in results)

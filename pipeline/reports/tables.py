@@ -18,6 +18,7 @@ from pipeline.reports.wording import (
     has_statistics,
     headings,
     lines,
+    not_built_notes,
     percent,
     span,
     statistics_headings,
@@ -152,7 +153,7 @@ COMPARISON += ["p", "p_holm", "wins", "ties", "losses"]
 
 
 def to_csv(table: ResultTable) -> str:
-    """One line per method and column, then one per published number; nothing is rounded.
+    """One line per method and column, then one per published number, then the rows not built; nothing is rounded.
 
     Accuracies, differences and intervals are shares (0..1), empty where there is no value; ``values`` are those of the
     single seeds. Intervals and comparisons are of the averages, wins, ties and losses of all pairs of target and seed.
@@ -176,6 +177,8 @@ def to_csv(table: ResultTable) -> str:
                 start = [published.method, published.label, column, *[""] * (6 + len(COMPARISON) + 2)]
                 number = [_number(found.percent / 100), found.source, found.difference]
                 writer.writerow([*start, *about, *number, warnings])
+    for name in table.not_built:
+        writer.writerow(["", f"{name}, not built here", *[""] * (len(head) - 2), warnings])
     return text.getvalue()
 
 
@@ -207,9 +210,10 @@ def to_rich(table: ResultTable) -> rich.table.Table:
     if "difference" in head:
         caption += f"; vs {table.baseline}: paired, points; w/t/l: pairs of target and seed won, tied, lost"
     caption += f"; chance {percent(table.chance)} %"
+    notes = [*published_notes(table.published, table.columns), *not_built_notes(table)]
     view = Table(
         title=Text(f"{table.setting.title}: accuracy, %"),
-        caption=Text("\n".join([caption, *published_notes(table.published, table.columns), *table.warnings])),
+        caption=Text("\n".join([caption, *notes, *table.warnings])),
         title_justify="left",
         caption_justify="left",
         box=SIMPLE_HEAD,

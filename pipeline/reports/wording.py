@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.reports.published import PublishedRow, published_notes, published_rows
@@ -21,6 +22,7 @@ from pipeline.reports.statistics import (
 
 DASH = "–"  # noqa: RUF001  (an empty cell)
 MINUS = "−"  # noqa: RUF001
+NOT_BUILT = "whose methods are not in this package"
 ALPHA = 0.05  # the significance level that footnotes speak of
 SMALL = 0.0001  # p values below are not written out
 
@@ -109,20 +111,22 @@ def headings(table: ResultTable, *, record: bool = False) -> list[str]:
 def lines(table: ResultTable, *, record: bool = False) -> list[Line]:
     """Lines of the table: each method, and below it the numbers that others published for it."""
     extra = (2 if record else 1) if compared(table) else 0
-    remaining = published_rows(table.published, table.columns)
+    ranks = [table.ranks(column) for column in range(len(table.columns))]
+    last = {row.method: i for i, row in enumerate(table.rows)}
+    waiting: dict[str, list[PublishedRow]] = {}
+    for published in published_rows(table.published, table.columns):
+        waiting.setdefault(published.method, []).append(published)
     found = []
     for i, row in enumerate(table.rows):
-        found.append(_line(table, i, extra))
-        if all(later.method != row.method for later in table.rows[i + 1 :]):
-            found += [_published_line(p, extra) for p in remaining if p.method == row.method]
-            remaining = [p for p in remaining if p.method != row.method]
-    return found + [_published_line(p, extra) for p in remaining]
+        found.append(_line(row, [of_column[i] for of_column in ranks], len(table.seeds), extra))
+        if i == last[row.method]:
+            found += [_published_line(p, extra) for p in waiting.pop(row.method, ())]
+    return found + [_published_line(p, extra) for left in waiting.values() for p in left]
 
 
-def _line(table: ResultTable, place: int, extra: int) -> Line:
-    row, n = table.rows[place], len(table.seeds)
-    cells = [(cell_text(cell, n), table.ranks(column)[place]) for column, cell in enumerate(row.cells)]
-    comparison = [(paired_text(row.paired, n), 0), (record_text(row.record), 0)][:extra]
+def _line(row: Row, ranks: Sequence[int], seeds: int, extra: int) -> Line:
+    cells = [(cell_text(cell, seeds), rank) for cell, rank in zip(row.cells, ranks, strict=True)]
+    comparison = [(paired_text(row.paired, seeds), 0), (record_text(row.record), 0)][:extra]
     return Line(row.label, (*cells, *comparison))
 
 
@@ -154,7 +158,15 @@ def footnotes(table: ResultTable) -> list[str]:
         )
     if table.diverged:
         sentences.append(f"Diverged, in no mean: {', '.join(table.diverged)}.")
-    return [*sentences, *published_notes(table.published, table.columns), *table.warnings, *table.notes]
+    sentences += [*published_notes(table.published, table.columns), *not_built_notes(table)]
+    return [*sentences, *table.warnings, *table.notes]
+
+
+def not_built_notes(table: ResultTable) -> list[str]:
+    """The sentence on rows of the table that this one stands for and that no method here can fill."""
+    if not table.not_built:
+        return []
+    return [f"Rows of {table.source or 'the table it stands for'} {NOT_BUILT}: {'; '.join(table.not_built)}."]
 
 
 def _quantity(table: ResultTable) -> str:

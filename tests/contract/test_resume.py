@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import pipeline.train
@@ -72,7 +73,37 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert sum(reported) == 12
     assert [r.curves for r in results] == [r.curves for r in expected]
     assert [r.metrics for r in results] == [r.metrics for r in expected]
+    assert [r.confusion for r in results] == [r.confusion for r in expected]
     assert same(state(resumed), state(whole))
+
+
+@pytest.mark.parametrize("selection", ["source-val", "oracle"])
+def test_what_was_selected_before_the_stop_is_still_in_the_record(
+    manifest: Manifest, bank: FeatureBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, selection: str
+) -> None:
+    """Everything is right at the first evaluation and less so after the stop, so the first one is selected."""
+
+    def fresh() -> StackTrainer:
+        spec = make_spec(manifest, bank, "erm", steps=15, eval_every=5, selection=selection)
+        stack = StackTrainer([spec], manifest, bank)
+        labels = stack.data.labels
+
+        def predict(rows: Tensor, view: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+            wrong = rows % 5 < stack.progress.step // 5 - 1
+            return {"fused": torch.eye(3)[torch.where(wrong, (labels[rows] + 1) % 3, labels[rows])]}, {}
+
+        monkeypatch.setattr(stack, "_predict", predict)
+        return stack
+
+    expected = fresh().train(lambda amount: None)[0]
+    assert expected.metrics["selected_step"] == 5
+    assert expected.confusion == ((12, 0, 0), (0, 12, 0), (0, 0, 12))
+    checkpoint = tmp_path / "stack.safetensors"
+    with pytest.raises(Stopped):
+        fresh().train(stop_at(7), checkpoint)
+    resumed = fresh().train(lambda amount: None, checkpoint)[0]
+    assert (resumed.metrics, resumed.curves) == (expected.metrics, expected.curves)
+    assert resumed.confusion == expected.confusion
 
 
 @pytest.fixture
@@ -97,6 +128,15 @@ def test_a_checkpoint_that_something_else_wrote_is_ignored(
     manifest: Manifest, bank: FeatureBank, checkpoint: Path
 ) -> None:
     save_file({"weight": torch.zeros(3)}, checkpoint)
+    start_over(manifest, bank, checkpoint)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_ignored(manifest: Manifest, bank: FeatureBank, checkpoint: Path) -> None:
+    """One without the confusion of the selected evaluations."""
+    with safe_open(checkpoint, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = {name: value for name, value in load_file(checkpoint).items() if not name.startswith("progress/")}
+    save_file(tensors, checkpoint, metadata)
     start_over(manifest, bank, checkpoint)
 
 

@@ -49,6 +49,7 @@ def test_alone_equals_inside_a_stack(manifest: Manifest, bank: FeatureBank, meth
         alone = single.train(lambda n: None)[0]
         assert alone.curves == together[run].curves, spec
         assert alone.metrics == together[run].metrics
+        assert alone.confusion == together[run].confusion
         for (name, one), (_, many) in zip(
             single.method.named_parameters(), stack.method.named_parameters(), strict=True
         ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -53,6 +54,52 @@ def test_a_run_without_validation_clips_is_recorded_alike_beside_one_that_has_so
     specs = [make_spec(manifest, bank, "erm", target=target) for target in ("studio", "yard")]
     together = train(specs, manifest, bank)
     assert [record(r) for r in together] == [record(train([s], manifest, bank)[0]) for s in specs]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("selection", ["last", "source-val", "oracle"])
+def test_the_whole_record_is_that_of_the_run_alone(
+    manifest: Manifest, bank: FeatureBank, method: str, selection: str
+) -> None:
+    """Beside runs with other sources, pools and targets of other sizes, and another evaluation selected."""
+    values = {"selection": selection, "eval_every": 6}
+    specs = [
+        make_spec(manifest, bank, method, **values),
+        make_spec(manifest, bank, method, target="yard", seed=1, budget="5", target_part="test", **values),
+        make_spec(manifest, bank, method, target="kitchen", seed=2, budget="30%", **values),
+    ]
+    together = train(specs, manifest, bank)
+    assert [record(r) for r in together] == [record(train([s], manifest, bank)[0]) for s in specs]
+    for result, spec in zip(together, specs, strict=True):
+        assert sum(map(sum, result.confusion)) == result.sizes["test"]
+        right = sum(result.confusion[k][k] for k in range(3)) / result.sizes["test"]
+        assert result.metrics["target/fused"] == pytest.approx(right)
+        named = {name.split("/")[3] for name in result.curves if "/domain/" in name}
+        assert named in (set(), set(spec.sources))
+        assert all(len(curve) == 5 for curve in result.curves.values())
+        assert RunResult.from_json(result.to_json()) == result
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_quality_of_pseudo_labels_adds_up(manifest: Manifest, bank: FeatureBank, method: str) -> None:
+    """Coverage of all clips is the mean of the domains' and of the classes' coverages, weighted by their clips."""
+    trainer = StackTrainer([make_spec(manifest, bank, method)], manifest, bank)
+    curves = trainer.train(lambda amount: None)[0].curves
+    masks = sorted({name.split("/")[1] for name in curves if name.endswith("/coverage")})
+    assert bool(masks) == trainer.method.uses_unlabeled
+    pool = [manifest.clips[i] for i in trainer.data.splits[0].unlabeled]
+    for mask in masks:
+        for kind in ("class", "domain"):
+            prefix = f"pseudo/{mask}/{kind}/"
+            counts = Counter(clip.label if kind == "class" else clip.domain for clip in pool)
+            parts = [
+                [number * (curves[f"{prefix}{name}/coverage"][k] or 0) for name, number in counts.items()]
+                for k in range(3)
+            ]
+            total = [sum(of) / len(pool) for of in parts]
+            assert curves[f"pseudo/{mask}/coverage"] == pytest.approx(total)
+    agreeing = {name.split("/")[2] for name in curves if name.startswith(("pseudo/agree/", "pseudo/right/"))}
+    assert agreeing == (set(bank.features) if masks else set())
 
 
 @pytest.mark.parametrize("method", METHODS)

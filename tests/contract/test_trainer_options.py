@@ -88,7 +88,7 @@ def evaluated(spec: RunSpec, weights: Mapping[str, Tensor], manifest: Manifest, 
     """What a fresh trainer measures with these weights."""
     fresh = StackTrainer([spec], manifest, bank)
     fresh.method.load_state_dict({name: value[None] for name, value in weights.items()})
-    values = {name: value.item() for name, value in fresh._evaluate(fresh._evaluation_sets()).items()}
+    values = fresh._evaluate(fresh._evaluation_sets()).rows()[0]
     return {name: None if value != value else value for name, value in values.items()}
 
 

@@ -167,6 +167,7 @@ def test_predictions_are_those_of_scikit_learn_on_rows_assembled_by_hand(
     labels = np.array(manifest.label_indices())
     scaled = {m: by_hand(bank, split, m) for m in DIMS}
     expected, values = [], {}
+    fused: dict[str, NDArray[np.int64]] = {}
     for part, clips in (("target", list(split.test)), ("val", list(split.val))):
         for head in ("fused", *DIMS):
             x = np.concatenate([scaled[m] for m in DIMS], 2) if head == "fused" else scaled[head]
@@ -178,12 +179,15 @@ def test_predictions_are_those_of_scikit_learn_on_rows_assembled_by_hand(
             expected.append(predicted)
             values[f"{part}/{head}"] = (predicted == labels[clips])[here[clips]].mean()
             if head == "fused":
+                fused[part] = predicted
                 hits = [(predicted == k)[labels[clips] == k].mean() for k in range(3)]
                 values[f"{part}_class_mean/fused"] = np.mean(hits)
     assert len(predictions) == len(expected)
     for seen, wanted in zip(predictions, expected, strict=True):
         assert np.array_equal(seen, wanted)
     assert result.metrics == pytest.approx({"selected_step": 30, **values}, abs=1e-6)
+    pairs = list(zip(labels[list(split.test)], fused["target"], strict=True))
+    assert result.confusion == tuple(tuple(pairs.count((k, j)) for j in range(3)) for k in range(3))
     assert 0.4 < values["val/fused"] < 1  # neither chance nor trivial, so that a wrong row would show
     assert len({len(split.test)} | {int(bank.present[m][list(split.test)].sum()) for m in DIMS}) > 1
 

@@ -69,7 +69,7 @@ def test_a_fingerprint_follows_content_and_stretch_not_name_or_time(tmp_path: Pa
 
 def test_features_beyond_float16_are_a_failed_track_not_infinity(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ExtractSettings(modalities=("audio",))
-    monkeypatch.setattr(encode, "_encoder", lambda name, device: lambda x: torch.full((len(x), 160), 1e6))
+    monkeypatch.setattr(encode, "encoder_of", lambda settings, modality: lambda x: torch.full((len(x), 160), 1e6))
     values, record = extract_clip(manifest(folder).clips[0], ("audio",), settings, Clock())["audio"]
     assert values is None
     assert (record.status, record.code) == (Status.FAILED, "not_finite")

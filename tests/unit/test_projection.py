@@ -476,11 +476,11 @@ def test_what_a_killed_writer_left_is_ignored(tmp_path: Path) -> None:
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(tensors: object, path: Path, metadata: object) -> None:
-        path.write_bytes(b"half")
+    def fail(_: int) -> None:
+        assert len(list(tmp_path.iterdir())) == 1  # written, and not yet under its name
         raise OSError("disk full")
 
-    monkeypatch.setattr(module, "save_file", fail)
+    monkeypatch.setattr("pipeline.weights.os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         stored_projection(tmp_path, "abc", fitted)
     assert list(tmp_path.iterdir()) == []

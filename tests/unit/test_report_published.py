@@ -153,13 +153,9 @@ def test_without_any_nothing_is_said() -> None:
     assert published_notes([], COLUMNS) == []
 
 
-def test_the_page_sets_its_rows_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_sets_its_rows_apart() -> None:
     results = [run("fixmatch", "A", 0.6)]
-    monkeypatch.setattr(
-        "pipeline.reports.sections.result_table",
-        lambda runs: result_table(runs, published=[replace(GIVEN, source="<b>")]),
-    )
-    page = render_page(ReportInputs(results))
+    page = render_page(ReportInputs(results, published=[replace(GIVEN, source="<b>")]))
     assert '<tr class="published"><th scope="row">FixMatch, published [1]</th><td>63.25</td>' in page
     assert page.count('class="published"') == 1
     assert "measured here: &lt;b&gt;. Difference" in page

@@ -244,6 +244,23 @@ def test_hyperparameters_make_rows_of_their_own_paired_with_the_matching_baselin
     assert [row.paired and round(row.paired.mean, 6) for row in table.rows] == [None, None, 0.05, 0.08]
 
 
+def test_what_makes_a_method_another_one_does_not_keep_it_from_its_baseline() -> None:
+    """MM is the baseline with another mixing: it is compared with the variant of its own fusion."""
+    fusions = {"sum": 0.1, "film": 0.5}
+    runs = [
+        run(method, "A", seed, level + gain + 0.01 * seed, hparams={"fusion": fusion, "mixing": mixing})
+        for fusion, level in fusions.items()
+        for method, mixing, gain in (("erm", "none", 0.0), ("mm", "mm", 0.2))
+        for seed in (0, 1, 2)
+    ]
+    paired = {dict(r.variant.hparams)["fusion"]: r.paired for r in result_table(runs).rows if r.method == "mm"}
+    assert paired.keys() == fusions.keys()
+    assert all(p is not None and p.mean == pytest.approx(0.2) for p in paired.values())
+    other = [run("mm", "A", seed, 0.9, hparams={"fusion": "concat", "mixing": "mm"}) for seed in (0, 1, 2)]
+    (lonely,) = (r for r in result_table([*runs, *other]).rows if dict(r.variant.hparams)["fusion"] == "concat")
+    assert lonely.paired is None
+
+
 def test_without_the_baseline_there_is_no_comparison() -> None:
     table = result_table([r for r in tiny() if r.spec.method == "fixmatch"])
     assert "difference" not in to_markdown(table).lower()
