@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     import pandas
 
 GRAMMAR = (
-    "write NAME OP VALUE, joined by and, or and parentheses, with = != < <= > >= or ~ (contains), for example "
-    "'method = ssmdg and target/fused > 0.6'; quote what has spaces or signs; \"\" is a cell without a value"
+    "write NAME OP VALUE, joined by and, or and parentheses, with = != < <= > >=, ~ (contains) or in (one of several), "
+    "for example 'method in (erm, ssmdg) and target/fused > 0.6'; quote what has spaces or signs; \"\" is a cell "
+    "without a value"
 )
 MOST_NESTED = 50  # parentheses inside parentheses
 MOST_LISTED = 20  # column names in a message
@@ -74,7 +75,7 @@ class _Token:
 
 
 def parse_query(text: str) -> Expression:
-    """Read an expression; `and` binds closer than `or`, == is the same as =.
+    """Read an expression; `and` binds closer than `or`, == is the same as =, `in` is a = of every value joined by or.
 
     Raises:
         UsageError: it does not follow the grammar; says where.
@@ -149,8 +150,26 @@ class _Reader:
                 raise self.unexpected("')'")
             return inside
         name = self.value("the name of a column", ("word", "quoted"))
+        if self.takes("word", "in"):
+            equal: list[Expression] = [Condition(name, "=", value) for value in self.listed()]
+            return equal[0] if len(equal) == 1 else Some(tuple(equal))
         op = self.value("an operator", ("op",))
         return Condition(name, "=" if op == "==" else op, self.value("a value", ("word", "quoted")))
+
+    def listed(self) -> list[str]:
+        """The values behind `in`: separated by commas, in parentheses or not."""
+        first, in_parentheses = self.place, self.takes("paren", "(")
+        values = self.between_commas()
+        while in_parentheses and not self.takes("paren", ")"):
+            values += self.between_commas()
+        if not values:
+            raise _error(self.text, self.tokens[first].start, "no value is in the list")
+        return values
+
+    def between_commas(self) -> list[str]:
+        whole = self.next is not None and self.next.kind == "quoted"
+        text = self.value("a value of the list", ("word", "quoted"))
+        return [text] if whole else [part for part in text.split(",") if part]
 
 
 def _error(text: str, position: int, what: str) -> UsageError:
@@ -161,8 +180,8 @@ def query(frame: pandas.DataFrame, expression: str) -> pandas.DataFrame:
     """Rows of a frame that fulfil a condition, in their order.
 
     Cells without a value are equal to ``""`` alone, neither less nor greater than anything, and contain nothing. A
-    column of numbers knows = != < <= > >= with a number (or "" for = and !=); one of text knows = != and ~ , exact and
-    case-sensitive.
+    column of numbers knows = != < <= > >= and in with numbers (or "" for = != and in); one of text knows = != ~ and in,
+    exact and case-sensitive.
 
     Args:
         frame: any table with text as column names.

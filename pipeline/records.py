@@ -62,6 +62,8 @@ class ResultStore:
                 yield self._load(path)
             except UsageError as error:
                 skipped.append((path, str(error.__cause__)))
+            except OSError as error:
+                skipped.append((path, error.strerror or str(error)))
 
     def read_known(self) -> tuple[list[RunResult], list[tuple[Path, str]]]:
         """All finished runs that this version can read, by file name, and (file, reason) of what was skipped."""

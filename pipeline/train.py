@@ -146,7 +146,8 @@ class StackTrainer:
                     curves.setdefault(name, []).append(value if math.isfinite(value) else None)
             if spec.run_id in self.fold_curves:
                 number = len(curves["step"]) - 1
-                curves.setdefault("folds/fused", []).append(self.fold_curves[spec.run_id][number])
+                of_folds = self.fold_curves[spec.run_id]  # empty where every fold diverged
+                curves.setdefault("folds/fused", []).append(of_folds[number] if number < len(of_folds) else None)
             if picks_latest(curves, spec.selection):
                 self.progress.confusion[run] = confusion[run]
                 for name, state in self.method.state_dict().items() if self.kept else ():
@@ -276,7 +277,9 @@ class StackTrainer:
     def _result(self, run: int, seconds: float) -> RunResult:
         spec, split, curves = self.specs[run], self.data.splits[run], self.progress.curves[run]
         losses = [v for name, series in curves.items() if name.startswith("loss/") for v in series]
-        diverged = any(v is None for v in losses)
+        of_folds = curves.get("folds/fused", [0.0])
+        lost = all(value is None for value in of_folds)
+        diverged = lost or any(v is None for v in losses)
         metrics = {} if diverged else selected(curves, spec.selection)
         return RunResult(
             spec=spec,
@@ -286,7 +289,7 @@ class StackTrainer:
             environment=environment(self.device, len(self.specs)),
             seconds=seconds,
             status="diverged" if diverged else "finished",
-            notes=split.notes,
+            notes=(*split.notes, *(("every fold diverged, so no evaluation can be selected",) if lost else ())),
             sizes={part: len(getattr(split, part)) for part in ("labeled", "unlabeled", "val", "test")},
             confusion=() if diverged else tuple(tuple(row) for row in self.progress.confusion[run].tolist()),
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.reports.ablation import Ablation, Bar, Sensitivity, SweptLine, ablations, choices, sensitivities
 from pipeline.reports.choice import KEPT, MOST, best, left_out
-from pipeline.reports.drawing import BLUE, INK, draw_bars, empty_figure, finish_axes, house_style, svg_text
+from pipeline.reports.drawing import BLUE, INK, draw_bars, empty_figure, finish_axes, house_style, short, svg_text
 from pipeline.reports.figures import (
     PANEL,
     Panel,
@@ -136,8 +136,7 @@ def _bars(bars: Sequence[Bar], prefix: str, words: str) -> str:
     limits = (low - margin, high + margin)
     for place, bar in enumerate(bars):
         axes.plot([0, 0], [place - 0.08, place + 0.48], color=INK, lw=0.9, solid_capstyle="butt")
-        text = bar.label if len(bar.label) <= LETTERS else f"{bar.label[: LETTERS - 1]}…"
-        axes.text(limits[0], place - 0.2, text, va="center", ha="left", parse_math=False)
+        axes.text(limits[0], place - 0.2, short(bar.label, LETTERS), va="center", ha="left", parse_math=False)
         axes.text(limits[1], place - 0.2, signed_percent(bar.paired.mean), va="center", ha="right", parse_math=False)
     finish_axes(axes, "difference, percentage points", "", limits, horizontal=True)
     axes.set_ylim(len(bars) - 0.4, -0.6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from functools import cache
@@ -124,6 +125,19 @@ def finish_axes(
     axes.spines["left"].set_visible(not horizontal)
 
 
+def short(text: str, letters: int) -> str:
+    """One line of text without control characters, which no SVG may hold, cut to so many letters."""
+    words = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+    return words if len(words) <= letters else f"{words[: letters - 1]}…"
+
+
+def words_of(description: str | None) -> dict[str, str]:
+    """Attributes that tell screen readers what a drawing shows, or that hide it where there is nothing to tell."""
+    if description is None:
+        return {"aria-hidden": "true"}
+    return {"role": "img", "aria-label": short(description, len(description))}
+
+
 def swatch(colour: str, *, framed: bool = False) -> str:
     """A small field of a colour, for a legend."""
     style = f"fill: {SHEET.get(colour, colour)}" + ("; stroke: currentColor; stroke-width: 0.5" if framed else "")
@@ -201,7 +215,9 @@ def svg_text(figure: Figure, prefix: str, description: str | None) -> str:
     screen readers.
     """
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    with warnings.catch_warnings():  # letters that matplotlib's font lacks; the page's reader has others
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     root = ElementTree.fromstring(buffer.getvalue())
     used = set(re.findall(r"#([\w.-]+)", " ".join(v for node in root.iter() for v in _references(node))))
     for parent in list(root.iter()):
@@ -211,8 +227,7 @@ def svg_text(figure: Figure, prefix: str, description: str | None) -> str:
         parent.tag = parent.tag.rpartition("}")[2]
         parent.attrib = _attributes(parent.attrib, prefix, used)
     view = root.attrib["viewBox"]
-    label = {"aria-hidden": "true"} if description is None else {"role": "img", "aria-label": description}
-    root.attrib = {"class": "plot", "viewBox": view, **label}
+    root.attrib = {"class": "plot", "viewBox": view, **words_of(description)}
     return ElementTree.tostring(root, encoding="unicode")
 
 

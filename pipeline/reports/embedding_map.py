@@ -131,7 +131,9 @@ def _umap(points: NDArray[np.float32]) -> NDArray[np.float32]:
     try:
         from umap import UMAP
     except ModuleNotFoundError:
-        raise UsageError("a UMAP map needs umap-learn, which is not installed; leave it at t-SNE") from None
+        raise UsageError(
+            "a UMAP map needs umap-learn, which is not installed; `pip install umap-learn`, or leave it at t-SNE"
+        ) from None
     placed: NDArray[np.float32] = UMAP(random_state=SEED, n_jobs=1).fit_transform(points)
     return placed
 

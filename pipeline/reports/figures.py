@@ -91,6 +91,26 @@ def styles(variants: Iterable[Variant]) -> dict[Variant, Style]:
     return chosen
 
 
+def shared_styles(tables: Iterable[ResultTable]) -> dict[Variant, Style]:
+    """One style per variant for several tables: what has one name in different tables looks the same in them.
+
+    A default that depends on the modalities makes a method another variant for each set of them.
+    """
+    stands_for: dict[Variant, Variant] = {}
+    named: dict[str, Variant] = {}
+    for table in sorted(tables, key=lambda table: -len(table.rows)):
+        here: set[Variant] = set()
+        for row in table.rows:
+            known = stands_for.get(row.variant, named.get(row.label, row.variant))
+            if known in here:  # two rows of a table never look the same
+                known = row.variant
+            here.add(known)
+            stands_for[row.variant] = known
+            named.setdefault(row.label, known)
+    chosen = styles(stands_for.values())
+    return {variant: chosen[known] for variant, known in stands_for.items()}
+
+
 def style_at(i: int) -> Style:
     """The i-th style; every round of the colours has other markers."""
     rounds = i // len(COLOURS)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from xml.etree import ElementTree
 
-from pipeline.reports.drawing import swatch
+from pipeline.reports.drawing import short, swatch, words_of
 
 WIDTH, WIDE = 223.2, 360.0  # points, as in the other figures; wide for more than COLUMNS columns
 COLUMNS = 12
@@ -103,8 +103,8 @@ def scale_legend(limits: tuple[float, float]) -> tuple[tuple[str, str], ...]:
 
 
 def _drawing(width: float, height: float, description: str) -> ElementTree.Element:
-    names = {"class": "plot", "viewBox": f"0 0 {width:g} {height:.1f}", "role": "img", "aria-label": description}
-    return ElementTree.Element("svg", {**names, "font-size": f"{TEXT}", "fill": "currentColor"})
+    box = {"class": "plot", "viewBox": f"0 0 {width:g} {height:.1f}", **words_of(description)}
+    return ElementTree.Element("svg", {**box, "font-size": f"{TEXT}", "fill": "currentColor"})
 
 
 def _text(
@@ -117,10 +117,9 @@ def _text(
     if size != TEXT:
         place["font-size"] = f"{size:.1f}"
     node = ElementTree.SubElement(root, "text", place)
-    words = printable(text)
-    node.text = words if len(words) <= LONGEST else f"{words[: LONGEST - 1]}…"
-    if node.text != words:
-        ElementTree.SubElement(node, "title").text = words
+    node.text = short(text, LONGEST)
+    if node.text != short(text, len(text)):
+        ElementTree.SubElement(node, "title").text = short(text, len(text))
 
 
 def _cell(
@@ -138,8 +137,3 @@ def _cell(
         ink = {} if colour is None else {"fill": ink_on(colour)}
         middle = {"x": f"{x + width / 2:.1f}", "y": f"{y + height / 2 + size * 0.35:.1f}", "text-anchor": "middle"}
         ElementTree.SubElement(root, "text", {**middle, "font-size": f"{size:.1f}", **ink}).text = text
-
-
-def printable(text: str) -> str:
-    """One line without control characters, which no SVG may hold."""
-    return "".join(c for c in " ".join(text.split()) if c.isprintable())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.reports.drawing import GRID, PAPER, draw_bars, empty_figure, finish_axes, house_style, svg_text
+from pipeline.reports.drawing import GRID, PAPER, draw_bars, empty_figure, finish_axes, house_style, short, svg_text
 from pipeline.reports.figures import Panel, PanelFigure, Style, legend_of
 from pipeline.reports.results import unique_runs
 from pipeline.reports.settings import Variant, runs_by_variant
@@ -147,8 +147,8 @@ def _dots(rows: Sequence[str], series: Sequence[Dots], styles: Mapping[str, Styl
     """A row per class, domain or modality; the methods lie below each other in it."""
     step = 0.085  # inches between two methods
     height = max(0.2, step * (len(series) + 0.8))
-    short = [name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…" for name in rows]
-    left = max(0.2, (LETTER * max(map(len, short)) + 0.1) / WIDTH)
+    names = [short(name, LETTERS) for name in rows]
+    left = max(0.2, (LETTER * max(map(len, names)) + 0.1) / WIDTH)
     figure, axes = empty_figure((WIDTH, 0.5 + height * len(rows)), left)
     axes.hlines([place + 0.5 for place in range(len(rows) - 1)], -2, 102, color=GRID, lw=0.6)
     for i, dots in enumerate(series):
@@ -162,7 +162,7 @@ def _dots(rows: Sequence[str], series: Sequence[Dots], styles: Mapping[str, Styl
     finish_axes(axes, "%", "", (-2, 102), horizontal=True)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)))
-    for label in axes.set_yticklabels(short):
+    for label in axes.set_yticklabels(names):
         label.set_parse_math(False)
     axes.tick_params(axis="y", length=0)
     return svg_text(figure, prefix, words)

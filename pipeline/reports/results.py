@@ -162,11 +162,9 @@ def result_table(
     groups = group_by_setting(results)
     if len(groups) > 1:
         raise ValueError(f"results of {len(groups)} settings; group_by_setting() first, one table holds one setting")
-    setting, runs = groups[0]
-    notes = []
-    if len(unique_runs(runs)) < len(runs):
-        notes.append(f"{len(runs)} runs were given, {len(unique_runs(runs))} of them different; each counts once.")
-        runs = unique_runs(runs)
+    setting, runs = groups[0][0], unique_runs(groups[0][1])
+    given = len(groups[0][1])
+    notes = [f"{given} runs were given, {len(runs)} of them different; each counts once."] if len(runs) < given else []
     columns = columns_of(runs)
     seeds = sorted({seed_of(run) for run in runs})
     groups_of = runs_by_variant(runs)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.reports.drawing import house_style
-from pipeline.reports.figures import PanelFigure, styles
+from pipeline.reports.figures import PanelFigure, shared_styles
 from pipeline.reports.findings import Findings, SettingFindings
 from pipeline.reports.illustrations import Chapter, Drawing, Grid, maps, overview, setting_chapters
 from pipeline.reports.inputs import ExtractionSummary, Probe, ReportInputs
@@ -295,7 +295,7 @@ def quarantine(extraction: ExtractionSummary) -> Quarantine:
 @house_style()
 def context(inputs: ReportInputs, findings: Findings) -> dict[str, object]:
     """Values of the template."""
-    look = styles(row.variant for _, table in findings.tables for row in table.rows)
+    look = shared_styles(table for _, table in findings.tables)
     return {
         "title": inputs.title,
         "summary": summary(findings),

@@ -2,8 +2,9 @@
 
 For each: the network's bare forward pass under inference mode in float32, the same through ``Encoder`` in float32 and
 bfloat16, alternated, medians; the share of the machine's own GEMM speed in the same precision; how far bfloat16 moves
-the embedding; the peak memory. torchvision's own ResNet-18 frame by frame stands beside ours, and PyTorchVideo's
-SlowFast where it is installed. Weights are random: they cost the same.
+the embedding; the peak memory. On a CPU seconds are those of the processor, of one thread. torchvision's own ResNet-18
+frame by frame stands beside ours, and PyTorchVideo's SlowFast where it is installed. Weights are random: they cost the
+same.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ GEMM = 2048  # side of the matrices whose product is the peak
 
 
 def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, the device's queue included."""
-    start = time.perf_counter()
+    """Seconds of one call: of the processor on a CPU (one thread), of the clock with the queue emptied on a GPU."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    start = clock()
     run()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def gemm_peak(device: torch.device, dtype: torch.dtype, turns: int) -> float:

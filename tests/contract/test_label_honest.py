@@ -57,6 +57,15 @@ def test_no_label_outside_the_budget_moves_the_selection(manifest: Manifest, ban
     assert fold_curve(shuffled) == fold_curve(folds)
 
 
+def test_a_run_whose_folds_all_diverged_is_a_result_and_no_crash(manifest: Manifest, bank: FeatureBank) -> None:
+    spec = honest(manifest, bank)
+    (result,) = StackTrainer([spec], manifest, bank, {spec.run_id: fold_curve([])}).train(lambda amount: None)
+    assert result.status == "diverged"
+    assert "every fold diverged, so no evaluation can be selected" in result.notes
+    assert result.metrics == {}
+    assert RunResult.from_json(result.to_json()) == result
+
+
 def test_a_fold_that_diverged_is_left_out(manifest: Manifest, bank: FeatureBank) -> None:
     folds, _, _ = results(honest(manifest, bank), manifest, bank)
     lost = replace(folds[0], status="diverged", metrics={})

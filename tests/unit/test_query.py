@@ -78,6 +78,12 @@ def rows(expression: str) -> list[int]:
         ("((method = erm))", [0, 4]),
         ("method=erm and(steps=400)", [0, 4]),
         ("method = and or steps = 20", [3]),
+        ("method in (erm, fixmatch)", [0, 2, 4]),
+        ("method IN erm,ssmdg and steps in 400", [0, 1, 4]),
+        ("budget in ('5%' 10,) or steps in(20,1)", [1, 2, 3]),
+        ("h.mixing in ('', none)", [0, 1, 3]),
+        ("target/fused in ('', 1)", [2, 4]),
+        ("method in ('erm,ssmdg')", []),
     ],
 )
 def test_these_conditions_hold_for_these_rows(expression: str, expected: list[int]) -> None:
@@ -99,6 +105,13 @@ def test_these_conditions_hold_for_these_rows(expression: str, expected: list[in
         ("method = 'erm", r"character 10: a quotation mark that is not closed"),
         ("method ! erm", r"character 8: .*none of the operators"),
         ("method = = erm", r"character 10: a value is expected and there is '='"),
+        ("method in", r"character 10: a value of the list is expected and it ends"),
+        ("method in ,", r"character 11: no value is in the list"),
+        ("method in (, ,)", r"character 11: no value is in the list"),
+        ("method in ()", r"character 12: a value of the list is expected and there is '\)'"),
+        ("method in (erm", r"character 15: a value of the list is expected and it ends"),
+        ("method in (erm and (steps = 3))", r"character 20: a value of the list is expected and there is '\('"),
+        ("steps in (400, many)", r"column 'steps' holds numbers and 'many' is none"),
         ("methd = erm", r"there is no column 'methd'. Did you mean 'method'\? Columns: method, budget"),
         ("method < 3", r"column 'method' holds text and < compares numbers; use =, != or ~"),
         ("group > 3", r"column 'group' holds text and > compares numbers"),
@@ -143,6 +156,7 @@ def test_and_binds_closer_than_or() -> None:
     assert parse_query("a=1 or b=1 and c=1") == Some((a, Every((b, c))))
     assert parse_query("(a=1 or b=1) and c=1") == Every((Some((a, b)), c))
     assert parse_query("a=1 or b=1 or c=1") == Some((a, b, c))
+    assert parse_query("a in 1,2 and b in (1)") == Every((Some((a, Condition("a", "=", "2"))), b))
 
 
 COLUMNS = {

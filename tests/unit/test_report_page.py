@@ -340,7 +340,7 @@ def test_drawings_leave_fonts_and_colours_to_the_page() -> None:
 
 
 def test_importing_the_report_is_cheap() -> None:
-    heavy = ("matplotlib", "jinja2", "rich", "torch", "scipy")
+    heavy = ("matplotlib", "jinja2", "rich", "torch", "scipy", "sklearn", "numpy", "umap")
     code = f"import sys, pipeline.reports; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

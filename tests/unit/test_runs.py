@@ -269,15 +269,17 @@ def test_results_of_earlier_versions_are_skipped_and_named(tmp_path: Path) -> No
     later = run_result(spec=run_spec(split_seed=8)).to_json()
     later["spec"]["colour"] = "red"
     (tmp_path / "5555.json").write_text(json.dumps(later))
+    (tmp_path / "zzzzz.json").mkdir()
     with pytest.raises(UsageError, match=r"0000.json is not a result of this version"):
         store.read_all()
     results, skipped = store.read_known()
     assert sorted(r.spec.split_seed for r in results) == [0, 1, 2]
-    assert [path.name for path, _ in skipped] == ["0000.json", "5555.json", "zzzz.json"]
+    assert [path.name for path, _ in skipped] == ["0000.json", "5555.json", "zzzz.json", "zzzzz.json"]
     reasons = [reason for _, reason in skipped]
     assert "its id is another" in reasons[0]
     assert "colour" in reasons[1]
     assert "Expecting property name" in reasons[2]
+    assert reasons[3] == "Is a directory"
     assert list(store.scan([])) == results
 
 
