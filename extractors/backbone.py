@@ -13,7 +13,6 @@ from extractors.published import Published
 
 MMACTION = "https://download.openmmlab.com/mmaction/recognition"
 FAIR = "https://dl.fbaipublicfiles.com"
-TORCHVISION = "torchvision:"  # names of any other torchvision model begin so
 
 _RGB = FrameInput(
     num_frames=32,
@@ -62,7 +61,7 @@ def _pytorchvideo(file: str) -> Published:
         trained_on="Kinetics-400",
         licence="Apache-2.0",
         source="https://github.com/facebookresearch/pytorchvideo",
-        read=checkpoint_keys.pytorchvideo_slowfast,
+        read=checkpoint_keys.fair_slowfast,
     )
 
 
@@ -74,7 +73,7 @@ _PYSLOWFAST_R50 = Published(
     trained_on="Kinetics-400",
     licence="Apache-2.0",
     source="https://github.com/facebookresearch/SlowFast",
-    read=checkpoint_keys.pyslowfast_caffe2,
+    read=checkpoint_keys.fair_slowfast,
 )
 _VGGSOUND = Published(
     name="vggsound",
@@ -296,20 +295,16 @@ def find_backbone(name: str) -> Backbone:
     """
     if name in BACKBONES:
         return BACKBONES[name]
-    if name.startswith(TORCHVISION):
+    if name.startswith(torchvision_models.PREFIX):
         return torchvision_models.backbone_of(name)
     near = difflib.get_close_matches(name, BACKBONES, 1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(
-        f"{name!r} is not a backbone.{hint} Allowed: {', '.join(BACKBONES)}, or {TORCHVISION}MODEL "
+        f"{name!r} is not a backbone.{hint} Allowed: {', '.join(BACKBONES)}, or {torchvision_models.PREFIX}MODEL "
         "(`pipe backbones` lists them)"
     )
 
 
-def all_published() -> list[tuple[str, Published]]:
-    """Every weight file of the table with the first backbone that uses it; one file stands once."""
-    found: dict[str, tuple[str, Published]] = {}
-    for backbone in BACKBONES.values():
-        for published in backbone.published:
-            found.setdefault(published.file, (backbone.name, published))
-    return list(found.values())
+def all_published() -> list[Published]:
+    """Every weight file of the table, once."""
+    return list({published.file: published for row in BACKBONES.values() for published in row.published}.values())

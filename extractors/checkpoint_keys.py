@@ -69,13 +69,18 @@ class _Format:
     dropped: Mapping[str, str] = field(default_factory=dict)  # what is left out on purpose -> pattern of its names
     slow_first: bool = False  # whether their classifier takes the slow path's values before the fast path's
 
+    def known(self, content: Mapping[str, object]) -> int:
+        """Number of a file's tensors that have names of this format."""
+        rows = self._patterns()
+        return sum(self._renamed(_plain(key), rows) is not None for key in self._entry(content))
+
     def read(self, content: Mapping[str, object]) -> Tensors:
         """Tensors of a file under our names; a normalisation without a batch counter gets 0, which nothing reads."""
-        rows = [(self._pattern(theirs), ours) for theirs, ours in self.rows]
+        rows = self._patterns()
         tensors: Tensors = {}
         unknown: list[str] = []
         for key, value in self._entry(content).items():
-            name = str(key).removeprefix("module.")
+            name = _plain(key)
             ours = self._renamed(name, rows)
             if ours is not None:
                 if ours in tensors:
@@ -107,6 +112,10 @@ class _Format:
             raise ValueError(f"{self.name}: {name} is a {type(value).__name__}, not a tensor")
         return value
 
+    def _patterns(self) -> list[tuple[re.Pattern[str], str]]:
+        """The rows, their names as regular expressions."""
+        return [(self._pattern(theirs), ours) for theirs, ours in self.rows]
+
     def _pattern(self, name: str) -> re.Pattern[str]:
         """Regular expression of a name with fields."""
         plain, *rest = re.split(r"\{(\w+)\}", name)
@@ -126,6 +135,11 @@ class _Format:
                     {part: self.words.get(part, {}).get(word, word) for part, word in fields.items()}
                 )
         return None
+
+
+def _plain(key: object) -> str:
+    """Name of a tensor without what training on several devices puts before it."""
+    return str(key).removeprefix("module.")
 
 
 def _counted_names(names: Sequence[str], what: str) -> str:
@@ -288,11 +302,12 @@ def vggsound(content: Mapping[str, object]) -> Tensors:
     return _VGGSOUND.read(content)
 
 
-def pytorchvideo_slowfast(content: Mapping[str, object]) -> Tensors:
-    """Tensors of a pytorchvideo checkpoint of SlowFast, for a network with ``lateral_norm``.
+def fair_slowfast(content: Mapping[str, object]) -> Tensors:
+    """Tensors of a SlowFast checkpoint of PyTorchVideo or PySlowFast, for a network with ``lateral_norm``.
 
     Args:
-        content: the file, ``{"model_state": ...}``, or its state dict.
+        content: a file of PyTorchVideo or PySlowFast, ``{"model_state": ...}``; a Caffe2 file of PySlowFast's model
+            zoo, ``{"blobs": {name: array}}``, whose optimiser state is dropped; or what either holds.
 
     Returns:
         Tensors under our names; the classifier's columns are put into our embedding's order, fast before slow.
@@ -300,37 +315,7 @@ def pytorchvideo_slowfast(content: Mapping[str, object]) -> Tensors:
     Raises:
         ValueError: a name that is not SlowFast's.
     """
-    return _PYTORCHVIDEO.read(content)
-
-
-def pyslowfast(content: Mapping[str, object]) -> Tensors:
-    """Tensors of a PySlowFast checkpoint (.pyth) of SlowFast, for a network with ``lateral_norm``.
-
-    Args:
-        content: the file, ``{"model_state": ...}``, or its state dict.
-
-    Returns:
-        Tensors under our names; the classifier's columns are put into our embedding's order, fast before slow.
-
-    Raises:
-        ValueError: a name that is not SlowFast's.
-    """
-    return _PYSLOWFAST.read(content)
-
-
-def pyslowfast_caffe2(content: Mapping[str, object]) -> Tensors:
-    """Tensors of a PySlowFast checkpoint (.pkl, Caffe2) of SlowFast, for a network with ``lateral_norm``.
-
-    Args:
-        content: the file, ``{"blobs": {name: array}}``, or its blobs; what the optimiser left there is dropped.
-
-    Returns:
-        Copies under our names; the classifier's columns are put into our embedding's order, fast before slow.
-
-    Raises:
-        ValueError: a name that is not SlowFast's.
-    """
-    return _CAFFE2.read(content)
+    return max((_PYTORCHVIDEO, _PYSLOWFAST, _CAFFE2), key=lambda form: form.known(content)).read(content)
 
 
 def check_tensors(network: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
@@ -355,4 +340,4 @@ def check_tensors(network: nn.Module, tensors: Mapping[str, Tensor], what: str) 
     kinds = {"missing": missing, "unknown": unknown, "of another shape": shapes}
     wrong = [_counted_names(names, kind) for kind, names in kinds.items() if names]
     if wrong:
-        raise ValueError(f"{what}: its tensors do not fit {type(network).__name__}: {'; '.join(wrong)}")
+        raise ValueError(f"tensors of {what} do not fit {type(network).__name__}: {'; '.join(wrong)}")

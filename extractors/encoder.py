@@ -177,8 +177,7 @@ class Encoder:
                 layer.to(torch.bfloat16)
         # On a CPU float32 convolutions in time are slower channels-last, all others faster (docs/benchmarks.md).
         deep = any(isinstance(layer, nn.Conv3d) for layer in layers)
-        self._format = torch.channels_last_3d if deep else torch.channels_last
-        if layers and not (deep and device.type == "cpu" and precision == "float32"):
+        if not (deep and device.type == "cpu" and precision == "float32"):
             for layer in layers:
                 if isinstance(layer, nn.Conv2d | nn.Conv3d):
                     kind = torch.channels_last_3d if isinstance(layer, nn.Conv3d) else torch.channels_last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from extractors.checkpoint_files import read_checkpoint, sha256_of
 from extractors.checkpoint_keys import check_tensors
 from extractors.encoder import Backbone, Encoder, LastStage, Tap
 from extractors.initialise import initialise
-from extractors.published import Published
+from extractors.published import Published, Tensors
 from extractors.weights import WeightsError, WeightsFolder, split_random
 
 
@@ -79,19 +80,42 @@ def _note(published: Published) -> str:
 def _own_file(backbone: Backbone, path: Path) -> Weights:
     """A checkpoint of the user's own: the first published form that its tensors fit."""
     content = read_checkpoint(path)
+    with torch.device("meta"):
+        network = backbone.build()
     reasons = []
     for published in backbone.published:
         try:
-            with torch.device("meta"):
-                network = backbone.build()
-            check_tensors(network, published.read(content), path.name)
-        except ValueError as error:
-            reasons.append(f"as {published.name}: {error}")
+            fitting_tensors(backbone, network, published, content, path.name)
+        except WeightsError as error:
+            reasons.append(str(error))
             continue
         digest = sha256_of(path)
         note = f"from the user's file {path.name} (sha256 {digest[:12]}), in the form of {published.name}"
         return Weights(f"sha256:{digest}", note, path, published.name)
-    raise WeightsError(f"{path} does not fit backbone {backbone.name}; " + "; ".join(reasons))
+    raise WeightsError("; ".join(reasons))
+
+
+def fitting_tensors(
+    backbone: Backbone, network: nn.Module, published: Published, content: Mapping[str, object], file: str
+) -> Tensors:
+    """Tensors of a checkpoint under a network's names.
+
+    Args:
+        backbone: what the network is.
+        network: it may be on the meta device.
+        published: the form that the file has.
+        content: of the file.
+        file: its name, for the message.
+
+    Raises:
+        WeightsError: they are not exactly the network's.
+    """
+    try:
+        tensors = published.read(content)
+        check_tensors(network, tensors, file)
+    except ValueError as error:
+        raise WeightsError(f"not a checkpoint of {backbone.name} in the form of {published.name}: {error}") from error
+    return tensors
 
 
 def load_network(backbone: Backbone, weights: Weights) -> nn.Module:
@@ -116,12 +140,9 @@ def load_network(backbone: Backbone, weights: Weights) -> nn.Module:
         raise WeightsError(f"{weights.path} changed while it was in use; run the same command again")
     published = next(p for p in backbone.published if p.name == weights.form)
     network = backbone.build()
-    try:
-        tensors = published.read(read_checkpoint(weights.path))
-        check_tensors(network, tensors, weights.path.name)
-    except ValueError as error:
-        raise WeightsError(f"{weights.path.name} is not a checkpoint of {backbone.name}: {error}") from error
-    network.load_state_dict(tensors)
+    network.load_state_dict(
+        fitting_tensors(backbone, network, published, read_checkpoint(weights.path), weights.path.name)
+    )
     return network.eval()
 
 

@@ -84,6 +84,11 @@ class WeightsFolder:
             return WeightFile(published, path, str(recorded["sha256"]))
         return WeightFile(published, path, _digest(path))
 
+    def recorded_files(self) -> list[str]:
+        """Names of all files here that have a record, whoever published them."""
+        names = (path.name.removesuffix(".json") for path in self.folder.glob("*.json"))
+        return sorted(name for name in names if (self.folder / name).is_file())
+
     def verified(self, published: Published) -> WeightFile:
         """Return a file that is here and is what was published and added; it is read once per process.
 

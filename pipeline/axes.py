@@ -89,11 +89,6 @@ class Axes:
                 raise UsageError(f"axis {name} has no values; the product would be empty")
             if len(set(values)) < len(values):
                 raise UsageError(f"axis {name} names a value twice: {', '.join(map(str, values))}")
-        if bool(self.drawn) != bool(self.draws):
-            what = "ranges but no number of draws" if self.drawn else f"{self.draws} draws but nothing to draw"
-            raise UsageError(
-                f"random search has {what}; give both, for example learning_rate=log:1e-4..1e-2 --random 20"
-            )
         if self.draws < 0:
             raise UsageError(f"random search of {self.draws} draws; there must be 1 or more")
         names = [case.name for case in self.cases]
@@ -119,8 +114,12 @@ def expand(base: SweepSettings, modalities: tuple[str, ...], axes: Axes) -> list
         axes: what is varied.
 
     Raises:
-        UsageError: an axis that does not exist, a value that is not allowed, or an unreasonable number of cells.
+        UsageError: an axis that does not exist, a value that is not allowed, ranges without draws or draws without
+            ranges, or an unreasonable number of cells.
     """
+    if bool(axes.drawn) != bool(axes.draws):
+        what = "ranges but no number of draws" if axes.drawn else f"{axes.draws} draws but nothing to draw"
+        raise UsageError(f"random search has {what}; give both, for example learning_rate=log:1e-4..1e-2 --random 20")
     lists = dict(axes.lists)
     subsets = [modality_names(value) for value in lists.pop(MODALITY_AXIS, ())] or [modalities]
     native = {name: lists.pop(name) for name in AXES if name in lists}

@@ -13,9 +13,11 @@ from typer.core import TyperGroup
 from pipeline import __version__
 from pipeline.errors import PipeError, disk_error
 from pipeline.options import (
+    Listing,
     busy_workspace,
     dataset_options,
     feature_options,
+    listing,
     load_torch,
     names,
     result_folders,
@@ -323,13 +325,13 @@ def backbones(
     """List the frozen backbones: input, size, weights, licence."""
     load_torch()
     from extractors.backbone import BACKBONES, find_backbone
-    from pipeline.encode import stated
+    from pipeline.encode import usage_errors
     from pipeline.show_weights import show_backbone, show_backbones
 
     if name is None:
         show_backbones(list(BACKBONES.values()))
     else:
-        with stated():
+        with usage_errors():
             found = find_backbone(name)
         show_backbone(found)
 
@@ -392,37 +394,33 @@ def weights_add(
 
 
 @runs_app.command("ls")
-@takes(folders=result_folders)
+@takes(folders=result_folders, shown=listing)
 def runs_ls(
     folders: Sequence[Path],
+    shown: Listing,
     where: Annotated[str, typer.Option(help='A condition, for example "method = ssmdg and budget = 5".')] = "",
-    sort: Annotated[str, typer.Option(help="Columns, comma-separated; -NAME: highest first.")] = "",
-    columns: Annotated[str, typer.Option(help="Columns, comma-separated; h.* for all hyperparameters.")] = "",
-    limit: Annotated[int, typer.Option(min=1, help="Rows, at most.")] = 30,
 ) -> None:
     """List finished runs."""
-    _list_runs(folders, where, sort, columns, limit)
+    _list_runs(folders, where, shown)
 
 
 @runs_app.command("query")
-@takes(folders=result_folders)
+@takes(folders=result_folders, shown=listing)
 def runs_query(
     where: Annotated[str, typer.Argument(help='A condition, for example "method = ssmdg and target/fused > 0.5".')],
     folders: Sequence[Path],
-    sort: Annotated[str, typer.Option(help="Columns, comma-separated; -NAME: highest first.")] = "",
-    columns: Annotated[str, typer.Option(help="Columns, comma-separated; h.* for all hyperparameters.")] = "",
-    limit: Annotated[int, typer.Option(min=1, help="Rows, at most.")] = 30,
+    shown: Listing,
 ) -> None:
     """List the finished runs that fulfil a condition: = != < <= > >= ~ in, and, or, parentheses."""
-    _list_runs(folders, where, sort, columns, limit)
+    _list_runs(folders, where, shown)
 
 
-def _list_runs(folders: Sequence[Path], where: str, sort: str, columns: str, limit: int) -> None:
+def _list_runs(folders: Sequence[Path], where: str, shown: Listing) -> None:
     from pipeline.show_runs import show_runs_list, show_skipped
     from pipeline.sweeping import asked_runs
 
-    frame, skipped = asked_runs(folders, where, names(sort), names(columns))
-    show_runs_list(frame, limit, list(frame.columns) if columns else ())
+    frame, skipped = asked_runs(folders, where, shown.sort, shown.columns)
+    show_runs_list(frame, shown.limit, list(frame.columns) if shown.columns else ())
     show_skipped(skipped)
 
 

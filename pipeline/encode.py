@@ -62,7 +62,7 @@ class ExtractSettings:
             backbone = self.backbone(modality)
             if backbone.modality != modality:
                 raise UsageError(f"backbone {backbone.name!r} takes {backbone.modality}, not {modality}")
-            with stated():
+            with usage_errors():
                 Tap(self.tap).check(backbone)
         choose("method of optical flow", self.flow_method, FLOW_METHODS)
 
@@ -72,7 +72,7 @@ class ExtractSettings:
         Raises:
             UsageError: there is no such backbone.
         """
-        with stated():
+        with usage_errors():
             return find_backbone(self.backbones[modality])
 
     def weights_of(self, modality: str) -> Weights:
@@ -83,7 +83,7 @@ class ExtractSettings:
         """
         if modality in self.weights:
             return self.weights[modality]
-        with stated():
+        with usage_errors():
             return choose_weights(self.backbone(modality), "", WeightsFolder(default_folder()))
 
     def precision_of(self, modality: str) -> str:
@@ -118,7 +118,7 @@ class ExtractSettings:
 
 
 @contextmanager
-def stated() -> Iterator[None]:
+def usage_errors() -> Iterator[None]:
     """Turn what backbones and weights complain about into an error of usage: the sentence is for the user."""
     try:
         yield
@@ -175,7 +175,7 @@ def resolve_device(name: str) -> str:
 
 @lru_cache(maxsize=8)
 def _encoder(backbone: str, weights: Weights, device: str, tap: str, precision: str, compiled: bool) -> Encoder:
-    with stated():
+    with usage_errors():
         return load_encoder(backbone, weights, device, tap, precision, compiled)
 
 

@@ -19,7 +19,7 @@ from extractors.checkpoint_files import CheckpointError
 from extractors.encoder import PRECISIONS, Backbone
 from extractors.loading import Weights, choose_weights
 from extractors.weights import WeightsError, WeightsFolder, default_folder, split_random
-from pipeline.encode import ExtractSettings, stated
+from pipeline.encode import ExtractSettings, usage_errors
 from pipeline.errors import UsageError, choose
 from pipeline.types import MODALITIES, ViewSpec
 
@@ -95,7 +95,7 @@ def chosen_backbones(names: Sequence[str], preset: str) -> dict[str, str]:
         return dict(PRESETS[names[0]])
     found: dict[str, str] = {}
     for name in names:
-        with stated():
+        with usage_errors():
             backbone = find_backbone(name)
         if backbone.modality in found:
             raise UsageError(
@@ -112,7 +112,7 @@ def weight_choices(texts: Sequence[str], backbones: Sequence[str]) -> dict[str, 
     Raises:
         UsageError: a backbone that is not used.
     """
-    with stated():
+    with usage_errors():
         specs = {name: find_backbone(name) for name in backbones}
     found = dict.fromkeys(backbones, "")
     for text in texts:

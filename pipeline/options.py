@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -25,6 +26,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 Work = Annotated[Path, typer.Option("--work", envvar="PIPE_WORK", help="Workspace: caches, results and reports.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes; 0 means one per processor.")]
+Root = Annotated[Path | None, typer.Option(help="Folder of the media; default: the manifest's own.")]
+Name = Annotated[str | None, typer.Option(help="Name of the data set; default: from the manifest's path.")]
+Outside = Annotated[bool, typer.Option("--outside", help="Allow media outside the root.")]
+DataOption = Annotated[list[str] | None, typer.Option(help="Choice that a data set offers, name=value; repeatable.")]
 
 
 def takes(**groups: Callable[..., object]) -> Callable[[Command], Command]:
@@ -96,6 +101,24 @@ def result_folders(
     return [there[dataset]] if dataset else list(there.values())
 
 
+@dataclass(frozen=True)
+class Listing:
+    """How a list of runs is shown."""
+
+    sort: tuple[str, ...]
+    columns: tuple[str, ...]
+    limit: int  # rows
+
+
+def listing(
+    sort: Annotated[str, typer.Option(help="Columns, comma-separated; -NAME: highest first.")] = "",
+    columns: Annotated[str, typer.Option(help="Columns, comma-separated; h.* for all hyperparameters.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="Rows, at most.")] = 30,
+) -> Listing:
+    """How a list of runs is shown."""
+    return Listing(names(sort), names(columns), limit)
+
+
 def weights_folder(
     folder: Annotated[
         Path | None, typer.Option("--folder", help="Folder of weight files.", show_default="PIPE_WEIGHTS or the cache")
@@ -112,12 +135,10 @@ def dataset_options(
     dataset: Annotated[
         str, typer.Option("--dataset", help="Name of a data set (`pipe data list`), or path of a manifest.")
     ],
-    root: Annotated[Path | None, typer.Option(help="Folder of the media; default: the manifest's own.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the data set; default: from the manifest's path.")] = None,
-    outside: Annotated[bool, typer.Option("--outside", help="Allow media outside the root.")] = False,
-    data_option: Annotated[
-        list[str] | None, typer.Option(help="Choice that a data set offers, name=value; repeatable.")
-    ] = None,
+    root: Root = None,
+    name: Name = None,
+    outside: Outside = False,
+    data_option: DataOption = None,
 ) -> DatasetOptions:
     """Which data set, and where."""
     from pipeline.workspace import DatasetOptions
@@ -130,12 +151,10 @@ def sweep_dataset_options(
     dataset: Annotated[
         str, typer.Option("--dataset", help="Name or manifest of the data set.", show_default="the sweep file's")
     ] = "",
-    root: Annotated[Path | None, typer.Option(help="Folder of the media; default: the manifest's own.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the data set; default: from the manifest's path.")] = None,
-    outside: Annotated[bool, typer.Option("--outside", help="Allow media outside the root.")] = False,
-    data_option: Annotated[
-        list[str] | None, typer.Option(help="Choice that a data set offers, name=value; repeatable.")
-    ] = None,
+    root: Root = None,
+    name: Name = None,
+    outside: Outside = False,
+    data_option: DataOption = None,
 ) -> DatasetOptions:
     """Which data set, where a sweep file may name it."""
     return dataset_options(dataset, root, name, outside, data_option)

@@ -43,21 +43,13 @@ class ResultStore:
         """Read a finished run by its id."""
         return self._load(self.path(run_id))
 
-    def read_all(self) -> list[RunResult]:
-        """All finished runs, by file name.
-
-        Raises:
-            UsageError: a file is damaged, or of another version.
-        """
-        return [self._load(path) for path in self._paths()]
-
     def scan(self, skipped: list[tuple[Path, str]]) -> Iterator[RunResult]:
         """Finished runs one after the other, by file name; a file that cannot be read is skipped, and added to a list.
 
         Args:
             skipped: takes (file, reason) of what is not a result of this version.
         """
-        for path in self._paths():
+        for path in sorted(self.folder.glob("*.json")):
             try:
                 yield self._load(path)
             except UsageError as error:
@@ -69,9 +61,6 @@ class ResultStore:
         """All finished runs that this version can read, by file name, and (file, reason) of what was skipped."""
         skipped: list[tuple[Path, str]] = []
         return list(self.scan(skipped)), skipped
-
-    def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob("*.json"))
 
     def _load(self, path: Path) -> RunResult:
         try:

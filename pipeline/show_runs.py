@@ -50,7 +50,8 @@ def show_runs_list(frame: pandas.DataFrame, limit: int, columns: Sequence[str] =
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in shown:
         numbers = frame[name].dtype.kind in "iuf"
-        table.add_column(escape(name), justify="right" if numbers else "left", overflow="fold")
+        whole = name == ALWAYS[0]
+        table.add_column(escape(name), justify="right" if numbers else "left", overflow="fold", no_wrap=whole)
     for row in frame[shown].head(limit).itertuples(index=False, name=None):
         table.add_row(*(escape(_cell(value)) for value in row))
     out.print(table)
@@ -62,13 +63,13 @@ def _telling_columns(frame: pandas.DataFrame) -> list[str]:
     """Columns that tell the runs apart; prints what all runs share."""
     there = [name for name in SETTINGS if name in frame.columns]
     differs = {name: frame[name].nunique(dropna=False) > 1 for name in there}
-    if len(frame) > 1:
-        shared = ", ".join(f"{name} {_cell(frame[name].iloc[0])}" for name in there if not differs[name])
+    shared = ", ".join(f"{name} {_cell(frame[name].iloc[0])}" for name in there if not differs[name])
+    if shared:
         out.print(escape(f"All: {shared}"))
-    hparams = [n for n in frame.columns if n.startswith("h.") and frame[n].nunique(dropna=False) > 1]
+    hparams = [n for n in frame.columns if n.startswith("h.") and frame[n].nunique() > 1]  # where methods have them
     if len(hparams) > MOST_HPARAMS:
         out.print(escape(f"Also different: {', '.join(hparams[MOST_HPARAMS:])} (--columns shows them)"))
-    settings = [name for name in there if differs[name] or len(frame) == 1]
+    settings = [name for name in there if differs[name]]
     return [n for n in (ALWAYS[0], *settings, *hparams[:MOST_HPARAMS], *ALWAYS[1:]) if n in frame.columns]
 
 

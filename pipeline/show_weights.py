@@ -8,9 +8,10 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from extractors.backbone import PRESETS, TORCHVISION
+from extractors.backbone import PRESETS
 from extractors.encoder import LAST_STAGE, POOL, Backbone, Tap
 from extractors.inputs import FrameInput
+from extractors.torchvision_models import PREFIX
 from extractors.weights import WeightFile, WeightsFolder
 from pipeline.console import out
 from pipeline.weight_files import KnownFile
@@ -46,7 +47,7 @@ def show_backbones(backbones: Sequence[Backbone]) -> None:
         out.print(escape(f"Preset {name}: {', '.join(chosen.values())}"))
     out.print(
         escape(
-            f"{TORCHVISION}MODEL is any image or video classification model of torchvision. Weights random:SEED are "
+            f"{PREFIX}MODEL is any image or video classification model of torchvision. Weights random:SEED are "
             "possible by that name only. GFLOPs: of one view, a multiplication and an addition are two operations."
         )
     )

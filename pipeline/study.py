@@ -10,7 +10,7 @@ from cache.store import FeatureGroup, FeatureTable
 from heads.fillers import FILLERS
 from heads.methods import METHODS
 from pipeline.axes import modality_names
-from pipeline.console import progress, status
+from pipeline.console import err, progress, status
 from pipeline.datasets import DATASETS
 from pipeline.embeddings import Embeddings, embed_run
 from pipeline.encode import ExtractSettings
@@ -157,8 +157,15 @@ def probe_features(manifest: Manifest, tables: Mapping[str, FeatureTable], work:
 
 
 def stored_results(dataset: str, work: Workspace) -> list[RunResult]:
-    """All finished runs of a data set."""
-    return ResultStore(work.results(dataset)).read_all()
+    """All finished runs of a data set that this version can read; says how many it cannot."""
+    results, skipped = ResultStore(work.results(dataset)).read_known()
+    if skipped:
+        err.print(
+            f"{len(skipped)} files in {work.results(dataset)} are no results of this version and are left out; "
+            "`pipe runs ls` names them",
+            markup=False,
+        )
+    return results
 
 
 def build_report(

@@ -74,7 +74,7 @@ def chosen_sweep(
     axes = parse_axes([text for text in texts if "=" in text], draws, draw_seed)
     if files:
         sweep = with_axes(find_sweep(files[0]), axes)
-        if axes.lists or axes.drawn:  # another sweep than the file's own
+        if axes.lists or axes.drawn or axes.draws:  # another sweep than the file's own
             sweep = replace(sweep, name=f"{sweep.name}-{digest(plain_axes(axes))[:8]}")
     elif not texts:
         raise UsageError("there is nothing to sweep: give a file, or axes such as labels=5,10 seed=0..9")

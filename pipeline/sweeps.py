@@ -149,9 +149,11 @@ def check_names(axes: Axes) -> None:
 
 
 def plain_axes(axes: Axes) -> dict[str, Any]:
-    """Axes as plain values, for a record."""
+    """Axes and draws as plain values, for a record: other values are another sweep."""
     plain: dict[str, Any] = {name: list(values) for name, values in axes.lists.items()}
     plain |= {name: dataclasses.asdict(drawn) for name, drawn in axes.drawn.items()}
+    if axes.draws:
+        plain["random"] = {"draws": axes.draws, "seed": axes.draw_seed}
     if axes.cases:
         plain["cases"] = [{"name": case.name, **case.changes} for case in axes.cases]
     return plain
@@ -174,7 +176,7 @@ def estimate(
 ) -> list[StackEstimate]:
     """Estimate memory and time by training a few runs of every kind of stack for a few steps.
 
-    Compact features are timed as the full ones that they come from: an upper bound.
+    Stacks on compact features and scikit-learn's methods are counted and not timed.
     """
     kinds: dict[tuple[str, tuple[str, ...], int], list[Stack]] = {}
     for stack in stacks:

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from extractors.backbone import BACKBONES, PRESETS, all_published, find_backbone
 from extractors.checkpoint_files import read_checkpoint
-from extractors.checkpoint_keys import check_tensors
+from extractors.loading import fitting_tensors
 from extractors.published import Published
 from extractors.weights import WeightFile, WeightsError, WeightsFolder
 from pipeline.console import progress
-from pipeline.encode import stated
+from pipeline.encode import usage_errors
 from pipeline.errors import UsageError, choose
 
 
@@ -35,9 +37,9 @@ def known_files(folder: WeightsFolder, names: Sequence[str] = ()) -> list[KnownF
     Raises:
         UsageError: a name that is none of these.
     """
-    with stated():
+    with usage_errors():
         if not names:
-            return [KnownFile(p, _users(p), folder.find(p)) for _, p in all_published()]
+            return [KnownFile(p, _users(p), folder.find(p)) for p in all_published()]
         return _chosen(folder, names)
 
 
@@ -49,11 +51,11 @@ def _chosen(folder: WeightsFolder, names: Sequence[str]) -> list[KnownFile]:
 
 def _named(name: str) -> list[Published]:
     """The published file that one name stands for; none for a backbone whose weights are built in."""
-    files = {published.file: published for _, published in all_published()}
+    files = {published.file: published for published in all_published()}
     if name in files:
         return [files[name]]
     backbone_name, _, choice = name.partition("=")
-    with stated():
+    with usage_errors():
         backbone = find_backbone(backbone_name)
     if choice:
         choose(f"weights of {backbone_name}", choice, [p.name for p in backbone.published])
@@ -72,7 +74,7 @@ def fetch_file(folder: WeightsFolder, known: KnownFile) -> WeightFile:
     Raises:
         UsageError: it cannot be had, or is not what was published; says what to do.
     """
-    with stated(), progress(f"{known.published.file} (MiB)") as bar:
+    with usage_errors(), progress(f"{known.published.file} (MiB)") as bar:
         folder.fetch(known.published, lambda done, total: bar.update(done >> 20, max(1, (total or done) >> 20)))
         file = folder.verified(known.published)
         _fits(known, file.path)
@@ -91,9 +93,9 @@ def add_file(folder: WeightsFolder, path: Path, name: str | None, replace: bool)
     Raises:
         UsageError: it is no published file, or it does not fit its network.
     """
-    with stated():
+    with usage_errors():
         if name is None:
-            matches = folder.match(path, [p for _, p in all_published()])
+            matches = folder.match(path, all_published())
             rows = [KnownFile(p, _users(p), folder.find(p)) for p in matches]
         else:
             rows = known_files(folder, [name])
@@ -101,7 +103,7 @@ def add_file(folder: WeightsFolder, path: Path, name: str | None, replace: bool)
             what = "no published file" if not rows else f"{len(rows)} published files"
             raise UsageError(
                 f"{path.name} looks like {what}; say which one it is: pipe weights add {path} --as FILE, with FILE one "
-                f"of {', '.join(p.file for _, p in all_published())}. A checkpoint of your own needs no adding: "
+                f"of {', '.join(p.file for p in all_published())}. A checkpoint of your own needs no adding: "
                 f"--weights BACKBONE={path}"
             )
         _fits(rows[0], path)
@@ -116,20 +118,24 @@ def _fits(known: KnownFile, path: Path) -> None:
         WeightsError: they are not.
     """
     backbone = find_backbone(known.backbones[0])
-    try:
-        check_tensors(backbone.build(), known.published.read(read_checkpoint(path)), path.name)
-    except ValueError as error:
-        raise WeightsError(f"{path.name} is not a checkpoint of {backbone.name}: {error}") from error
+    with torch.device("meta"):
+        network = backbone.build()
+    fitting_tensors(backbone, network, known.published, read_checkpoint(path), path.name)
+
+
+def _unlisted(file: str) -> Published:
+    """A file that is in no table, for example of a torchvision model: what its record says of it is all there is."""
+    return Published(file, file, "", "", "", "", "its record", lambda _: {})
 
 
 def check_files(folder: WeightsFolder) -> tuple[list[WeightFile], list[str]]:
     """Read every file that is here again; returns the sound ones and a sentence about each that is not."""
+    listed = {published.file: published for published in all_published()}
+    here = [name for name in listed if (folder.folder / name).exists()]
     sound, faults = [], []
-    for row in known_files(folder):
-        if row.file.sha256 is None and not row.file.path.exists():
-            continue
+    for name in dict.fromkeys([*here, *folder.recorded_files()]):
         try:
-            sound.append(folder.check(row.published))
+            sound.append(folder.check(listed.get(name) or _unlisted(name)))
         except WeightsError as error:
             faults.append(str(error))
     return sound, faults

@@ -189,7 +189,7 @@ def test_the_last_stage_of_an_embedding_is_refused() -> None:
 
 
 def test_published_files_have_names_of_their_own_and_addresses() -> None:
-    files = [p for _, p in all_published()]
+    files = all_published()
     assert len({p.file for p in files}) == len(files)
     for published in files:
         assert published.url.startswith("https://")

@@ -141,6 +141,8 @@ difference = "nothing is comparable"
         assert "12.5" in page
         assert "Some Other Method" in page
     assert "without prototypes" in (folder / "report.html").read_text(encoding="utf-8")
+    (work / "results" / "demo" / "0000.json").write_text("{}")  # as of another version
+    assert "1 files in" in run("report", "--dataset", "demo", "--work", work)
     refused = run("report", "part", "--dataset", "demo", "--work", work, code=2)
     assert "Did you mean 'parts'" in refused
 

@@ -109,7 +109,7 @@ def test_what_is_no_axis_is_refused(texts: list[str], message: str) -> None:
     [
         (lambda: Axes({"labels": ()}), "axis labels has no values; the product would be empty"),
         (lambda: Axes({}, (Case("a", {}), Case("a", {}))), "two cases have one name: a"),
-        (lambda: Axes(draws=3), "3 draws but nothing to draw"),
+        (lambda: expand(SweepSettings(), ALL, Axes(draws=3)), "3 draws but nothing to draw"),
         (lambda: Drawn(2.0, 1.0), "the lower end comes first"),
         (lambda: Drawn(0.0, 1.0, "log"), "must begin above 0"),
         (lambda: Drawn(scale="cubic"), "'cubic' is not a scale"),

@@ -7,6 +7,7 @@ from logs in which PySlowFast converts published files, checks the loops.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from extractors.audio_resnet import build_vggsound_r18
+from extractors.backbone import find_backbone
 from extractors.checkpoint_keys import (
     check_tensors,
+    fair_slowfast,
     mmaction,
-    pyslowfast,
-    pyslowfast_caffe2,
-    pytorchvideo_slowfast,
     vggsound,
 )
+from extractors.loading import choose_weights, load_network
 from extractors.slowfast import (
     SlowFast,
     build_slowfast_r50,
@@ -29,6 +30,7 @@ from extractors.slowfast import (
     build_slowfast_r101_normed,
     build_slowonly_r50_flow,
 )
+from extractors.weights import WeightsError, WeightsFolder
 
 Reader = Callable[[Mapping[str, object]], dict[str, Tensor]]
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -159,16 +161,12 @@ def file_of(kind: str, ours: dict[str, Tensor], depth: int = 50) -> dict[str, ob
     return {"blobs": {**blobs, **momenta, "lr": np.float32(0.1), "model_iter": 1}}
 
 
-READERS: dict[str, Reader] = {
-    "pytorchvideo": pytorchvideo_slowfast,
-    "pyslowfast": pyslowfast,
-    "caffe2": pyslowfast_caffe2,
-}
+FAIR = ("pytorchvideo", "pyslowfast", "caffe2")
 
 
-@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize("kind", FAIR)
 def test_slowfast_formats_round_trip(kind: str, normed: dict[str, Tensor]):
-    result = READERS[kind](file_of(kind, normed))
+    result = fair_slowfast(file_of(kind, normed))
     assert set(result) == set(normed)
     for name, value in normed.items():
         if kind == "caffe2" and name.endswith("num_batches_tracked"):
@@ -189,7 +187,7 @@ def test_names_in_a_published_log():
         assert own[name] == wanted
         value = torch.rand([int(n) for n in shape.split(",")])
         assert value.shape == shapes[wanted], line
-        for result in (pyslowfast_caffe2({"blobs": {blob: value.numpy()}}), pyslowfast({"model_state": {name: value}})):
+        for result in (fair_slowfast({"blobs": {blob: value.numpy()}}), fair_slowfast({"model_state": {name: value}})):
             assert torch.equal(result[wanted], value), line
 
 
@@ -198,7 +196,7 @@ def test_classifier_gives_the_same_logits(normed: dict[str, Tensor]):
     slow, fast = torch.rand(3, 2048), torch.rand(3, 256)
     theirs = {"head.projection.weight": torch.rand(400, 2304), "head.projection.bias": torch.rand(400)}
     expected = torch.cat([slow, fast], 1) @ theirs["head.projection.weight"].T + theirs["head.projection.bias"]
-    result = pyslowfast(theirs)
+    result = fair_slowfast(theirs)
     with torch.device("meta"):
         network = SlowFast(50)
     network.cls_head.fc_cls.to_empty(device="cpu")
@@ -253,20 +251,31 @@ def test_drops_the_layer_that_ssmdg_never_uses():
         (mmaction, "backboneXconv1.conv.weight", "mmaction checkpoint"),
         (vggsound, "audnet.fc_.weight", "VGGSound checkpoint"),
         (vggsound, "audnet.avgpool.centroids", "VGGSound checkpoint"),
-        (pytorchvideo_slowfast, "blocks.5.proj.weight", "pytorchvideo checkpoint of SlowFast"),
-        (pytorchvideo_slowfast, "blocks.4.multipathway_fusion.norm.weight", "pytorchvideo checkpoint of SlowFast"),
-        (pyslowfast, "s5_fuse.bn.weight", "PySlowFast checkpoint of SlowFast"),
-        (pyslowfast, "s4.pathway0_nonlocal6.conv_g.weight", "PySlowFast checkpoint of SlowFast"),
-        (pyslowfast, "s2.pathway2_res0.branch1.weight", "PySlowFast checkpoint of SlowFast"),
-        (pyslowfast_caffe2, "nonlocal_conv4_6_phi_w", "PySlowFast Caffe2 checkpoint of SlowFast"),
-        (pyslowfast_caffe2, "conv1_b", "PySlowFast Caffe2 checkpoint of SlowFast"),
-        (pyslowfast_caffe2, "lr_2", "PySlowFast Caffe2 checkpoint of SlowFast"),
     ],
 )
 def test_unknown_names(read: Reader, name: str, format_name: str):
     with pytest.raises(ValueError, match="^" + format_name) as error:
         read({name: torch.rand(2)})
     assert str(error.value) == f"{format_name}: 1 unknown ({name}); a file of another network?"
+
+
+@pytest.mark.parametrize(
+    ("kind", "known", "name"),
+    [
+        ("pytorchvideo", "blocks.6.proj.bias", "blocks.5.proj.weight"),
+        ("pytorchvideo", "blocks.6.proj.bias", "blocks.4.multipathway_fusion.norm.weight"),
+        ("PySlowFast", "head.projection.bias", "s5_fuse.bn.weight"),
+        ("PySlowFast", "head.projection.bias", "s4.pathway0_nonlocal6.conv_g.weight"),
+        ("PySlowFast", "head.projection.bias", "s2.pathway2_res0.branch1.weight"),
+        ("PySlowFast Caffe2", "pred_b", "nonlocal_conv4_6_phi_w"),
+        ("PySlowFast Caffe2", "pred_b", "conv1_b"),
+        ("PySlowFast Caffe2", "pred_b", "lr_2"),
+    ],
+)
+def test_unknown_names_of_slowfast(kind: str, known: str, name: str):
+    with pytest.raises(ValueError, match="unknown") as error:
+        fair_slowfast({known: torch.rand(2), name: torch.rand(2)})
+    assert str(error.value) == f"{kind} checkpoint of SlowFast: 1 unknown ({name}); a file of another network?"
 
 
 def test_names_five_of_many_unknown():
@@ -280,12 +289,12 @@ def test_content_that_is_no_table_of_tensors():
     with pytest.raises(ValueError, match="VGGSound checkpoint: 1 unknown \\(epoch\\)"):
         vggsound({"epoch": 3})
     with pytest.raises(ValueError, match="PySlowFast Caffe2 checkpoint of SlowFast: pred_w is a float, not a tensor"):
-        pyslowfast_caffe2({"blobs": {"pred_w": 0.5}})
+        fair_slowfast({"blobs": {"pred_w": 0.5}})
     twice = {"t_res2_1_branch2c_bn_subsample_w": np.zeros(1), "t_res2_2_branch2c_bn_subsample_w": np.zeros(1)}
     with pytest.raises(
         ValueError, match=r"two tensors are backbone\.slow_path\.layer1_lateral\.conv\.weight, the second"
     ):
-        pyslowfast_caffe2({"blobs": twice})
+        fair_slowfast({"blobs": twice})
     with pytest.raises(ValueError, match=r"two tensors are audnet\.fc\.bias, the second is module\.audnet"):
         vggsound({"audnet.fc.bias": torch.zeros(309), "module.audnet.fc.bias": torch.zeros(309)})
 
@@ -299,7 +308,7 @@ def test_check_tensors_names_what_does_not_fit():
     with pytest.raises(ValueError, match="fit") as error:
         check_tensors(network, state, "a.pth")
     assert str(error.value) == (
-        "a.pth: its tensors do not fit VggSoundResNet18: "
+        "tensors of a.pth do not fit VggSoundResNet18: "
         "1 of another shape (audnet.fc.weight (527, 512), wanted (309, 512))"
     )
     for layer in (1, 2):
@@ -330,7 +339,7 @@ def test_computes_what_pytorchvideo_computes(depth: int, kernel: int):
         elif name == "blocks.6.proj.weight":
             value.normal_(0, 0.03, generator=generator)
     ours = build_slowfast_r50_normed() if depth == 50 else build_slowfast_r101_normed()
-    ours.load_state_dict(pytorchvideo_slowfast({"model_state": theirs.state_dict()}))
+    ours.load_state_dict(fair_slowfast({"model_state": theirs.state_dict()}))
 
     pooled: list[Tensor] = []
     theirs.blocks[5].register_forward_hook(lambda _, __, output: pooled.append(output.flatten(1)))
@@ -342,3 +351,18 @@ def test_computes_what_pytorchvideo_computes(depth: int, kernel: int):
     slow, fast = pooled[0].split([2048, 256], 1)
     for result, wanted in ((embedding, torch.cat([fast, slow], 1)), (logits, expected)):
         assert (result - wanted).abs().max() <= 2e-6 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["pytorchvideo", "pyslowfast"])
+def test_a_users_own_file_of_slowfast_is_known_by_its_names(
+    kind: str, normed: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.pyth"
+    torch.save(file_of(kind, normed), path)
+    backbone = find_backbone("slowfast-r50-fair")
+    weights = choose_weights(backbone, str(path), WeightsFolder(tmp_path / "none"))
+    assert "from the user's file mine.pyth" in weights.note
+    loaded = load_network(backbone, weights).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in normed.items())
+    with pytest.raises(WeightsError, match="not a checkpoint of slowfast-r50 in the form of kinetics400: mmaction"):
+        choose_weights(find_backbone("slowfast-r50"), str(path), WeightsFolder(tmp_path / "none"))

@@ -15,8 +15,10 @@ from pipeline.datasets import DATASETS, epic, hac
 from pipeline.errors import UsageError
 from pipeline.plan import SweepSettings
 from pipeline.sweepfile import SweepFile, read_sweep_file, shortened, with_axes
+from pipeline.sweeping import chosen_sweep
 from pipeline.sweeps import plan_sweep, sweep_modalities
 from pipeline.types import MODALITIES, Clip, Manifest, RunSpec
+from pipeline.workspace import DatasetOptions
 from tests.conftest import ROOT
 
 FILES = sorted((ROOT / "configs").glob("*.toml"))
@@ -257,3 +259,16 @@ def test_axes_that_leave_no_case_are_refused() -> None:
     sweep = read_sweep_file(ROOT / "configs" / "bmm-crema-d-fusion.toml")
     with pytest.raises(UsageError, match="no case of bmm-crema-d-fusion is left with methods ogm-ge"):
         with_axes(sweep, parse_axes(["method=ogm-ge"]))
+
+
+def test_more_draws_of_a_file_are_another_sweep_with_the_same_first_draws() -> None:
+    own, options = chosen_sweep(["demo-search"], DatasetOptions(""))
+    more, _ = chosen_sweep(["demo-search"], DatasetOptions(""), draws=20)
+    assert options.dataset == "demo"
+    assert own.name == "demo-search"
+    assert more.name.startswith("demo-search-")
+    assert more.name != chosen_sweep(["demo-search"], DatasetOptions(""), draws=21)[0].name
+    assert more.name != chosen_sweep(["demo-search"], DatasetOptions(""), draws=20, draw_seed=1)[0].name
+    assert expand(more.settings, MODALITIES, more.axes)[:12] == expand(own.settings, MODALITIES, own.axes)
+    with pytest.raises(UsageError, match="3 draws but nothing to draw"):
+        expand(SweepSettings(), MODALITIES, chosen_sweep(["seed=0"], DatasetOptions("demo"), draws=3)[0].axes)

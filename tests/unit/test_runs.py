@@ -271,7 +271,7 @@ def test_results_of_earlier_versions_are_skipped_and_named(tmp_path: Path) -> No
     (tmp_path / "5555.json").write_text(json.dumps(later))
     (tmp_path / "zzzzz.json").mkdir()
     with pytest.raises(UsageError, match=r"0000.json is not a result of this version"):
-        store.read_all()
+        store.read_id("0000")
     results, skipped = store.read_known()
     assert sorted(r.spec.split_seed for r in results) == [0, 1, 2]
     assert [path.name for path, _ in skipped] == ["0000.json", "5555.json", "zzzz.json", "zzzzz.json"]

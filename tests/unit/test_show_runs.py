@@ -72,6 +72,15 @@ def test_many_different_hyperparameters_are_named_and_not_all_shown(printed: Con
     assert "Also different: h.x4, h.x5, h.x6 (--columns shows them)" in text
 
 
+def test_hyperparameters_that_only_other_methods_have_tell_no_runs_apart(printed: Console) -> None:
+    results = [
+        run_result(spec=run_spec(method="erm", hparams={"dropout": 0.5})),
+        run_result(spec=run_spec(method="ssmdg", hparams={"dropout": 0.5, "weight_prototype": 1.0})),
+    ]
+    show_runs_list(runs_frame(results), 10)
+    assert "h." not in printed.export_text()
+
+
 def test_skipped_files_are_named_with_their_reason(printed: Console) -> None:
     show_skipped([])
     assert printed.export_text() == ""

@@ -13,6 +13,7 @@ import pytest
 
 from extractors.checkpoint_files import sha256_of
 from extractors.weights import WeightsError, WeightsFolder, default_folder, split_random
+from pipeline.weight_files import check_files
 from tests.file_server import CONTENT, DIGEST, OTHER, check_whole, files, published, quiet
 
 
@@ -143,3 +144,16 @@ def test_random_weights_have_a_seed() -> None:
     for wrong in ("random:", "random:x", "random:-1", "random:1.5", "random: 1", "random:07", "random:²"):
         with pytest.raises(WeightsError, match=re.escape(repr(wrong))):
             split_random(wrong)
+
+
+def test_files_with_a_record_are_checked_whoever_published_them(folder: WeightsFolder, own: Path) -> None:
+    assert check_files(folder) == ([], [])
+    folder.add(own, published())  # in no table
+    (folder.folder / "gone.pth.json").write_text("{}")
+    assert folder.recorded_files() == ["a.pth"]
+    ((file,), faults) = check_files(folder)
+    assert (file.path.name, file.sha256, faults) == ("a.pth", DIGEST, [])
+    (folder.folder / "a.pth").write_bytes(OTHER)
+    sound, (fault,) = check_files(folder)
+    assert not sound
+    assert "a.pth changed since it was added" in fault
