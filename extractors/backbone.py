@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from extractors import audio_resnet, checkpoint_keys, slowfast, tiny, torchvision_models
+from extractors import audio_resnet, checkpoint_keys, raft, slowfast, tiny, torchvision_models
 from extractors.encoder import Backbone, Build
 from extractors.inputs import AudioInput, FrameInput
 from extractors.published import Published
@@ -34,6 +34,9 @@ _FLOW_TINY = replace(_FLOW, resize_short=72, size=64, clean_size=64, min_scale=0
 _RGB_SECONDS = replace(_RGB, num_frames=3, interval=1, rate_hz=1.0)
 _FLOW_SECONDS = replace(_FLOW, num_frames=3, interval=1, rate_hz=1.0, clean_size=224)
 _SOUND_MAGNITUDE = AudioInput(rate_hz=22_050, num_samples=66_150, overlap_samples=512 - 353, kind="magnitude")
+_SOUND_MEL = AudioInput(  # librosa's default segments and bands
+    rate_hz=22_050, num_samples=66_150, window_samples=2048, overlap_samples=2048 - 512, kind="mel", num_mels=128
+)
 
 
 def _mmaction(name: str, folder: str, file: str, digest: str) -> Published:
@@ -274,6 +277,19 @@ _ROWS: tuple[Backbone, ...] = (
         published=(_imagenet(*_RESNET18, channels=1),),
         staged=True,
     ),
+    Backbone(
+        name="resnet18-mel",
+        modality="audio",
+        dim=512,
+        input=_SOUND_MEL,
+        params=11_683_240,
+        gflops=1.26,
+        licence="BSD-3-Clause",
+        source="He et al., arXiv 1512.03385; torchvision, first convolution as in TSN (arXiv 1608.00859)",
+        build=torchvision_models.build_resnet18_spec,
+        published=(_imagenet(*_RESNET18, channels=1),),
+        staged=True,
+    ),
 )
 
 BACKBONES: dict[str, Backbone] = {row.name: row for row in _ROWS}
@@ -306,5 +322,6 @@ def find_backbone(name: str) -> Backbone:
 
 
 def all_published() -> list[Published]:
-    """Every weight file of the table, once."""
-    return list({published.file: published for row in BACKBONES.values() for published in row.published}.values())
+    """Every weight file of the table and of the networks of optical flow, once."""
+    rows = (*BACKBONES.values(), *raft.NETWORKS.values())
+    return list({published.file: published for row in rows for published in row.published}.values())

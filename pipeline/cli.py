@@ -107,7 +107,7 @@ def demo(
     """Make a small synthetic audio-visual data set and run everything on it, from mp4 files to a table."""
     load_torch()
     from pipeline.datasets.demo import DemoSpec
-    from pipeline.encode import ExtractSettings
+    from pipeline.extraction import ExtractSettings
     from pipeline.plan import SweepSettings
     from pipeline.show import show_dataset, show_extraction, show_notes, show_paths, show_probe, show_runs
     from pipeline.study import build_report, extract_features, load_features, notes, probe_features, stored_results
@@ -138,18 +138,64 @@ def extract(
     compile_: Annotated[
         bool, typer.Option("--compile", help="Run backbones through torch.compile: minutes first, for a GPU.")
     ] = False,
+    decoders: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes that only decode, for one that encodes; 0: workers do both.",
+            show_default="with a GPU all processors but one, else 0",
+        ),
+    ] = None,
+    deadline: Annotated[float, typer.Option(min=1.0, help="Seconds that decoding one clip may take.")] = 120.0,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try clips again that crashed a decoder or were too late.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Measure a few clips and say what time, disk and memory all will take.")
+    ] = False,
 ) -> None:
     """Decode, augment and encode every clip into the feature cache; goes on where it stopped."""
     from dataclasses import replace
 
-    from pipeline.show import show_extraction, show_notes
-    from pipeline.study import extract_features, notes, settle_features
+    from pipeline.show import show_extraction, show_notes, show_trial
+    from pipeline.study import extract_features, notes, settle_features, try_features
     from pipeline.workspace import open_dataset
 
     manifest = open_dataset(options, space)
-    settings = settle_features(manifest, options, replace(features, compiled=compile_), space, extracting=True)
+    features = replace(features, compiled=compile_, deadline_seconds=deadline)
+    settings = settle_features(manifest, options, features, space, extracting=True)
     show_notes(notes(manifest, settings))
-    show_extraction(extract_features(manifest, settings, space))
+    if dry_run:
+        show_trial(try_features(manifest, settings, space, decoders))
+    else:
+        show_extraction(extract_features(manifest, settings, space, decoders, retry_failed))
+
+
+@app.command()
+@takes(options=dataset_options, space=workspace)
+def verify_decode(
+    options: DatasetOptions,
+    space: Workspace,
+    clips: Annotated[int, typer.Option(min=1, help="Clips, drawn at random.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    decoders: Annotated[str, typer.Option(help="Decoders, comma-separated.", show_default="all that are here")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Decode the same frames with every decoder and compare; exit code 1 when they differ on the CPU."""
+    load_torch()
+    from pipeline.console import progress
+    from pipeline.extraction import resolve_device
+    from pipeline.show_decode import show_verification
+    from pipeline.verify_decode import verify_decode as verify
+    from pipeline.workspace import open_dataset
+
+    manifest = open_dataset(options, space)
+    with progress("comparing decoders") as bar:
+        bar.start(min(clips, len(manifest.clips)))
+        report = verify(manifest, clips, seed, names(decoders), resolve_device(device), advance=bar.advance)
+    show_verification(report)
+    if any(d.only_one or (d.largest and not d.decode_device.startswith("cuda")) for d in report.summary()):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -325,7 +371,7 @@ def backbones(
     """List the frozen backbones: input, size, weights, licence."""
     load_torch()
     from extractors.backbone import BACKBONES, find_backbone
-    from pipeline.encode import usage_errors
+    from pipeline.extraction import usage_errors
     from pipeline.show_weights import show_backbone, show_backbones
 
     if name is None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pipeline.errors import PipeError, UsageError, disk_error
 from pipeline.process import configure_process
-from pipeline.workers import Advance, WorkerFailed
+from pipeline.workers import Advance, Progress, WorkerFailed
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -34,7 +34,7 @@ class Cluster:
         return max(1, sum(found.values()))
 
     def run(
-        self, function: Callable[[Task, Advance], Result], tasks: Sequence[Task], advance: Advance
+        self, function: Callable[[Task, Progress], Result], tasks: Sequence[Task], advance: Advance
     ) -> Iterator[tuple[int, Result]]:
         """Yield ``(position, result)`` of every task, as they finish; progress is counted per task.
 
@@ -70,11 +70,11 @@ class Cluster:
             self.client.cancel(list(futures))
 
 
-def _call(function: Callable[[Any, Advance], Any], task: Any) -> tuple[Any, int]:
+def _call(function: Callable[[Any, Progress], Any], task: Any) -> tuple[Any, int]:
     """Do one task on a worker; returns its result and the progress it reported."""
     configure_process()
     amounts: list[int] = []
-    return function(task, amounts.append), sum(amounts)
+    return function(task, Progress(amounts.append)), sum(amounts)
 
 
 @contextmanager

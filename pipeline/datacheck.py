@@ -13,9 +13,10 @@ from pipeline.decode.flow import FlowReader
 from pipeline.decode.header import MediaHeader, read_header
 from pipeline.errors import MediaAbsent, MediaError, MediaFailed, PipeError
 from pipeline.types import MODALITIES, Clip, Manifest
-from pipeline.workers import Advance, run_tasks
+from pipeline.workers import Advance, Death, Progress, run_tasks
 
 BATCH = {False: 200, True: 16}  # clips per task, from headers and decoded: few messages, and no worker idle at the end
+DEADLINE_SECONDS = 120.0  # for the tracks of one clip
 MOST_DEADLY = 8  # clips of a batch that may bring processes down before the machine is suspected
 SOUND_RATE_HZ = 16_000  # that sound is resampled to when it is decoded for the check
 CUT_SHORT_SECONDS = 0.5  # a stretch that ends later than its file, by more than this, is listed
@@ -117,7 +118,7 @@ class _Batch:
 
     clips: tuple[Clip, ...]
     deep: bool
-    deadly: Mapping[str, str] = field(default_factory=dict)  # clip id -> what happened to processes that read it
+    deadly: Mapping[str, Death] = field(default_factory=dict)  # clip id -> how processes that read it died
 
 
 def check_dataset(
@@ -227,36 +228,36 @@ def _is_mute(clip: Clip, tracks: list[_Track]) -> bool:
     return video is not None and (video.has_audio is False or video.pictures is not None)
 
 
-def _without_deadly_clip(batch: _Batch, done: int, exit_code: int | None) -> _Batch:
-    """The batch without reading the clip on which two processes died.
+def _without_deadly_clip(batch: _Batch, death: Death) -> _Batch:
+    """The batch without reading the clip on which two processes died or did not end.
 
     Raises:
         PipeError: they died without reading one, or on so many that the machine is to blame and not the files.
     """
-    clip = batch.clips[min(done, len(batch.clips) - 1)]
+    clip = batch.clips[min(death.done, len(batch.clips) - 1)]
     if clip.clip_id in batch.deadly or len(batch.deadly) >= MOST_DEADLY:
         raise PipeError(
-            f"processes died again and again (exit code {exit_code}), last at clip {clip.clip_id!r}; is there enough "
-            "memory? Run the same command again with fewer --workers"
+            f"processes died again and again (exit code {death.exit_code}), last at clip {clip.clip_id!r}; is there "
+            "enough memory? Run the same command again with fewer --workers"
         )
-    detail = f"two processes that read it died, the last one with exit code {exit_code} (negative: a signal)"
-    return replace(batch, deadly={**batch.deadly, clip.clip_id: detail})
+    return replace(batch, deadly={**batch.deadly, clip.clip_id: death})
 
 
-def check_batch(batch: _Batch, advance: Advance) -> dict[str, list[_Track]]:
+def check_batch(batch: _Batch, progress: Progress) -> dict[str, list[_Track]]:
     """Look at the clips of a batch; returns tracks per clip id."""
     found = {}
     for clip in batch.clips:
-        found[clip.clip_id] = list(_tracks(clip, batch.deep, batch.deadly.get(clip.clip_id)))
-        advance(1)
+        with progress.guard(DEADLINE_SECONDS):
+            found[clip.clip_id] = list(_tracks(clip, batch.deep, batch.deadly.get(clip.clip_id)))
+        progress(1)
     return found
 
 
-def _tracks(clip: Clip, deep: bool, death: str | None) -> Iterator[_Track]:
+def _tracks(clip: Clip, deep: bool, death: Death | None) -> Iterator[_Track]:
     """Look at every track a clip names, and when decoding also at the sound of its video."""
     for key, path in clip.media.items():
         track = _Track(key, path)
-        yield _guarded(track, clip, deep) if death is None else replace(track, code="crash", detail=death)
+        yield _guarded(track, clip, deep) if death is None else replace(track, code=death.code, detail=str(death))
     video = clip.media.get("video")
     if deep and death is None and video is not None and "audio" not in clip.media and _is_file(video):
         track = _guarded(_Track("audio", video), clip, deep)
@@ -319,6 +320,7 @@ def _look(track: _Track, clip: Clip, deep: bool) -> _Track:
         if deep:
             with _open(track, clip) as reader:
                 reader.read(_first_middle_last(reader.num_frames))
+                reader.check()
         elif track.key == "flow":
             _check_pair(path)
     return _with_stretch(track, header, clip, deep)
@@ -339,6 +341,7 @@ def _look_at_folder(track: _Track, clip: Clip, deep: bool) -> _Track:
     with _open(track, clip) as reader:
         if deep:
             reader.read(_first_middle_last(reader.num_frames))
+            reader.check()
         return replace(track, pictures=reader.num_frames)
 
 

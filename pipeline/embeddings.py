@@ -14,8 +14,8 @@ from torch import Tensor
 
 from heads.methods import METHODS
 from pipeline.compact import compact_bank, fitted_projections
-from pipeline.encode import ExtractSettings
 from pipeline.errors import UsageError
+from pipeline.extraction import ExtractSettings
 from pipeline.hparams import head_shape, stacked_hparams
 from pipeline.records import ResultStore
 from pipeline.running import load_bank

@@ -5,37 +5,25 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-
-import numpy as np
-import torch
 
 from cache.layout import ClipRecord, Status
 from cache.store import FeatureGroup
 from extractors.encoder import Tap
-from pipeline.encode import Clock, ExtractSettings, Features, extract_clip, fingerprint, media_is_there
-from pipeline.errors import PipeError, UsageError
+from pipeline.decoding import fingerprint, media_is_there
+from pipeline.errors import UsageError
+from pipeline.extraction import ExtractSettings
 from pipeline.locks import only_writer
-from pipeline.types import Clip, Manifest
+from pipeline.types import Manifest
+from pipeline.units import UnitTask, extract_fed, extract_unit, without_deadly_clip
 from pipeline.workers import Advance, run_tasks
 
-MOST_DEADLY = 3  # clips of a unit that may bring processes down before the machine is suspected
+LIBRARIES = ("pipe-features", "torch", "numpy", "av", "opencv-contrib-python-headless", "zarr")  # for the record
+RETRIED = ("crash", "deadline")  # failures that a machine may be to blame for
 UNIT = 32  # clips per unit of work, at most: a crash loses at most this many per worker
 UNIT_BYTES = 2**28  # of a unit in memory, at most, where one clip is not more: feature maps are large
-
-
-@dataclass(frozen=True)
-class UnitTask:
-    """The units of all modalities that hold the same clips: one decoding pass serves them all."""
-
-    cache: Path
-    dataset: str
-    clips: tuple[Clip, ...]
-    units: Mapping[str, int]  # modality -> unit
-    settings: ExtractSettings
-    deadly: Mapping[str, str] = field(default_factory=dict)  # clip id -> what happened to processes that decoded it
 
 
 @dataclass
@@ -44,10 +32,12 @@ class ExtractReport:
 
     new_clips: int
     seconds: float
-    stage_seconds: Mapping[str, float]  # summed over workers
+    stage_seconds: Mapping[str, float]  # summed over workers; wait: encoders had nothing decoded
+    encoders: int  # processes that encode
     counts: Mapping[str, Mapping[str, int]]  # modality -> status -> clips
     quarantined: Sequence[tuple[str, ClipRecord]]  # (modality, record) of clips that failed
     absent: Sequence[tuple[str, ClipRecord]]  # (modality, record) of clips without such a track
+    otherwise: Sequence[tuple[str, ClipRecord]]  # (modality, record) of clips that another decoder had to read
     repaired: Sequence[str]  # what had to be made anew, and why
 
 
@@ -58,6 +48,8 @@ def extract(
     workers: int,
     on_start: Callable[[int], None],
     advance: Advance,
+    decoders: int = 0,
+    retry: bool = False,
 ) -> ExtractReport:
     """Extract everything that is missing and return what is there.
 
@@ -65,9 +57,11 @@ def extract(
         manifest: the clips.
         settings: modalities, backbones, views.
         cache: root folder of all caches.
-        workers: processes; even one is a process of its own.
+        workers: processes that decode and encode; even one is a process of its own.
         on_start: called once with the number of clips to do.
         advance: called with numbers of clips done.
+        decoders: processes that only decode, for one encoder in this process, instead of workers; 0: none.
+        retry: make units anew whose clips failed although their files may be sound: crashes and deadlines.
 
     Raises:
         UsageError: another process is extracting into the same cache.
@@ -75,13 +69,17 @@ def extract(
     start = time.perf_counter()
     with only_writer(cache / manifest.dataset, "extracting into"):
         groups = open_groups(manifest, settings, cache)
-        repaired = _repair(manifest, groups)
+        repaired = _repair(manifest, groups, retry)
         tasks = _tasks(manifest, settings, cache, groups)
         total = sum(len(task.clips) for task in tasks)
         on_start(total)
         stage_seconds: Counter[str] = Counter()
         # Decoders are native code: a file that brings one down must cost its clip, not the run.
-        for _, seconds in run_tasks(extract_unit, tasks, workers, advance, _without_deadly_clip):
+        if decoders and tasks:
+            done = extract_fed(tasks, decoders, advance)
+        else:
+            done = run_tasks(extract_unit, tasks, workers, advance, without_deadly_clip)
+        for _, seconds in done:
             stage_seconds.update(seconds)
     records = {m: group.records() for m, group in groups.items()}
     wanted = [c.clip_id for c in manifest.clips]
@@ -93,18 +91,18 @@ def extract(
         new_clips=total,
         seconds=time.perf_counter() - start,
         stage_seconds=dict(stage_seconds),
+        encoders=1 if decoders else max(1, min(workers, len(tasks))),
         counts={m: Counter(records[m][c].status.name.lower() for c in wanted) for m in groups},
         quarantined=with_status(Status.FAILED),
         absent=with_status(Status.ABSENT),
+        otherwise=[(m, records[m][c]) for c in wanted for m in groups if "fallback" in records[m][c].facts],
         repaired=repaired,
     )
 
 
 def open_groups(manifest: Manifest, settings: ExtractSettings, cache: Path) -> dict[str, FeatureGroup]:
     """Open or make the cache group of every modality."""
-    versions = {
-        name: version(name) for name in ("pipe-features", "torch", "numpy", "av", "opencv-python-headless", "zarr")
-    }
+    versions = {name: version(name) for name in LIBRARIES}
     ids = [clip.clip_id for clip in manifest.clips]
     groups = {}
     for modality in settings.modalities:
@@ -112,12 +110,14 @@ def open_groups(manifest: Manifest, settings: ExtractSettings, cache: Path) -> d
         dim = Tap(settings.tap).dim(settings.backbone(modality))
         unit = max(1, min(UNIT, UNIT_BYTES // (len(identity.views) * dim * 2)))
         notes = {"weights": settings.weights_of(modality).note}
+        if modality == "flow" and settings.flow_weights is not None:
+            notes["flow"] = settings.flow_weights.note
         groups[modality] = FeatureGroup.open_or_create(cache, identity, ids, dim, unit, versions, notes)
     return groups
 
 
-def _repair(manifest: Manifest, groups: Mapping[str, FeatureGroup]) -> list[str]:
-    """Make units todo again whose chunks are damaged or whose media has changed since."""
+def _repair(manifest: Manifest, groups: Mapping[str, FeatureGroup], retry: bool) -> list[str]:
+    """Make units todo again whose chunks are damaged, whose media changed since, or whose failures are retried."""
     notes = []
     clips = {clip.clip_id: clip for clip in manifest.clips}
     for modality, group in groups.items():
@@ -127,6 +127,11 @@ def _repair(manifest: Manifest, groups: Mapping[str, FeatureGroup]) -> list[str]
         for unit in range(group.num_units):
             commit = group.commit_of(unit)
             rows = [(clips.get(plain["clip_id"]), plain) for plain in (commit["clips"] if commit else ())]
+            again = [plain["clip_id"] for _, plain in rows if retry and plain["code"] in RETRIED]
+            if again:
+                group.forget_unit(unit)
+                notes.append(f"{modality}: {', '.join(again)} tried again")
+                continue
             # Media that has gone missing does not make finished features worthless: such a unit stays as it is.
             if any(c is not None and plain["status"] == "present" and not media_is_there(c) for c, plain in rows):
                 continue
@@ -156,49 +161,3 @@ def _tasks(
             )
         tasks.append(UnitTask(cache, manifest.dataset, tuple(clips[c] for c in ids), units, settings))
     return tasks
-
-
-def _without_deadly_clip(task: UnitTask, done: int, exit_code: int | None) -> UnitTask:
-    """The task without the clip on which two processes died.
-
-    Raises:
-        PipeError: they died while writing, or on so many clips that the machine is to blame and not the files.
-    """
-    if done >= len(task.clips) or len(task.deadly) >= MOST_DEADLY:
-        where = "writing features" if done >= len(task.clips) else f"more than {MOST_DEADLY} clips of one unit"
-        raise PipeError(
-            f"processes died (exit code {exit_code}) on {where}; is there enough memory and disk? Finished units are "
-            "kept; run the same command again to go on, with fewer --workers if memory is short"
-        )
-    detail = f"two processes that decoded it died, the last one with exit code {exit_code} (negative: a signal)"
-    return replace(task, deadly={**task.deadly, task.clips[done].clip_id: detail})
-
-
-def _dead(clip: Clip, task: UnitTask) -> Features:
-    """Failed records for a clip that is not touched again."""
-    record = ClipRecord(clip.clip_id, Status.FAILED, "crash", task.deadly[clip.clip_id], fingerprint(clip))
-    return dict.fromkeys(task.units, (None, record))
-
-
-def extract_unit(task: UnitTask, advance: Advance) -> dict[str, float]:
-    """Extract and write the units of one task; returns seconds per stage."""
-    torch.set_num_threads(1)
-    clock = Clock()
-    rows: list[Features] = []
-    for clip in task.clips:
-        if clip.clip_id in task.deadly:
-            rows.append(_dead(clip, task))
-        else:
-            rows.append(extract_clip(clip, tuple(task.units), task.settings, clock))
-        advance(1)
-    with clock.stage("write"):
-        for modality, unit in task.units.items():
-            group = FeatureGroup(task.cache / task.settings.identity(task.dataset, modality).folder)
-            shape = (len(rows), len(group.identity.views), group.dim)
-            values = np.full(shape, np.nan, dtype=np.float16)
-            for i, row in enumerate(rows):
-                features, _ = row[modality]
-                if features is not None:
-                    values[i] = features
-            group.write_unit(unit, values, [row[modality][1] for row in rows])
-    return clock.seconds

@@ -18,9 +18,12 @@ from extractors.backbone import PRESETS, find_backbone
 from extractors.checkpoint_files import CheckpointError
 from extractors.encoder import PRECISIONS, Backbone
 from extractors.loading import Weights, choose_weights
+from extractors.optical_flow import FLOW_METHODS
+from extractors.raft import NETWORKS
 from extractors.weights import WeightsError, WeightsFolder, default_folder, split_random
-from pipeline.encode import ExtractSettings, usage_errors
+from pipeline.decode.decoders import check_decoder
 from pipeline.errors import UsageError, choose
+from pipeline.extraction import ExtractSettings, usage_errors
 from pipeline.types import MODALITIES, ViewSpec
 
 AUTO = "auto"
@@ -39,6 +42,9 @@ class FeatureRequest:
     flow_method: str = "dis-medium"
     device: str = "cpu"
     compiled: bool = False
+    resampler: str = "swresample"  # of sound
+    decoder: str = "auto"  # of video files
+    deadline_seconds: float = 120.0  # for decoding one clip
     weights_folder: Path = field(default_factory=default_folder)
 
 
@@ -56,10 +62,16 @@ def settle(request: FeatureRequest, dataset: str, preset: str, cache: Path, extr
         UsageError: names that are not allowed, weights that are not here, or a cache that leaves more than one choice.
     """
     choose("precision", request.precision, (AUTO, *PRECISIONS))
+    if extracting:
+        check_decoder(request.decoder)
     request = replace(request, modalities=request.modalities or MODALITIES)
     backbones = chosen_backbones(request.backbones, preset)
     used = {m: backbones[choose("modality", m, MODALITIES)] for m in request.modalities}
-    choices = weight_choices(request.weights, list(used.values()))
+    choose("method of optical flow", request.flow_method, FLOW_METHODS)
+    flow_network = FLOW_METHODS[request.flow_method].network if "flow" in used else None
+    networks = [*used.values(), *([flow_network.name] if flow_network else [])]
+    choices = weight_choices(request.weights, networks)
+    stored = stored_groups(cache, dataset)
     settings = ExtractSettings(
         modalities=request.modalities,
         backbones=backbones,
@@ -67,10 +79,13 @@ def settle(request: FeatureRequest, dataset: str, preset: str, cache: Path, extr
         tap=request.tap,
         views=request.views,
         flow_method=request.flow_method,
+        flow_weights=_flow_weights(flow_network, choices, request.weights_folder, stored, extracting),
         device=request.device,
         compiled=request.compiled,
+        resampler=request.resampler,
+        decoder=request.decoder,
+        deadline_seconds=request.deadline_seconds,
     )
-    stored = stored_groups(cache, dataset)
     weights, precision = {}, {}
     for modality in request.modalities:
         backbone = settings.backbone(modality)
@@ -113,7 +128,7 @@ def weight_choices(texts: Sequence[str], backbones: Sequence[str]) -> dict[str, 
         UsageError: a backbone that is not used.
     """
     with usage_errors():
-        specs = {name: find_backbone(name) for name in backbones}
+        specs = {name: NETWORKS[name] if name in NETWORKS else find_backbone(name) for name in backbones}
     found = dict.fromkeys(backbones, "")
     for text in texts:
         name, sign, choice = text.partition("=")
@@ -165,6 +180,31 @@ def _weights(
                 f"the cache holds features of {backbone.name} from {len(made)} weights: {listed}; name one with "
                 f"--weights {backbone.name}=CHOICE, its file must be on this machine"
             ) from error
+        identity, note = next(iter(made.items()))
+        return Weights(identity, note)
+
+
+def _flow_weights(
+    network: Backbone | None,
+    choices: Mapping[str, str],
+    folder: Path,
+    stored: Sequence[StoredGroup],
+    extracting: bool,
+) -> Weights | None:
+    """The weights of a network of optical flow; where they are not here, those that the cache's flow was made with."""
+    if network is None:
+        return None
+    choice = choices[network.name]
+    try:
+        return choose_weights(network, choice, WeightsFolder(folder))
+    except (WeightsError, CheckpointError) as error:
+        made = {
+            str(group.identity.settings["flow_weights"]): group.notes.get("flow", "")
+            for group in stored
+            if group.identity.settings.get("flow") == network.name
+        }
+        if extracting or choice or len(made) != 1:
+            raise UsageError(str(error)) from error
         identity, note = next(iter(made.items()))
         return Weights(identity, note)
 

@@ -22,10 +22,10 @@ from heads.randomness import RunStreams
 from heads.translators import build_translators, pair_name
 from pipeline.bank import FeatureBank, Sampler
 from pipeline.compact import compact_bank, fitted_projections
-from pipeline.encode import ExtractSettings
 from pipeline.environment import environment
 from pipeline.errors import UsageError, choose
 from pipeline.evaluate import accuracy, class_mean_accuracy
+from pipeline.extraction import ExtractSettings
 from pipeline.hparams import head_shape, stacked_hparams
 from pipeline.projection import CompactBank
 from pipeline.records import ResultStore

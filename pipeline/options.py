@@ -179,12 +179,21 @@ def feature_options(
     weak: Annotated[int, typer.Option(help="Weak views per clip.")] = 2,
     strong: Annotated[int, typer.Option(help="Strong views per clip, at most as many as weak ones.")] = 2,
     view_seed: Annotated[int, typer.Option(help="Seed of the augmented views.")] = 0,
-    flow: Annotated[str, typer.Option(help="Optical flow: dis-medium, dis-fast, dis-ultrafast.")] = "dis-medium",
+    augmentation: Annotated[
+        str, typer.Option(help="Of the views: strict, or paper: as the authors' code has it.")
+    ] = "strict",
+    flow: Annotated[
+        str, typer.Option(help="Optical flow: dis-medium, dis-fast, dis-ultrafast, tvl1, tvl1-opencv, raft-large, ...")
+    ] = "dis-medium",
+    decoder: Annotated[
+        str, typer.Option(help="Of video files: auto, pyav, torchcodec, torchcodec-cuda, decord.")
+    ] = "auto",
+    resampler: Annotated[str, typer.Option(help="Of sound: swresample, soxr-hq, soxr-vhq.")] = "swresample",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> FeatureRequest:
     """Which features, and the device."""
     load_torch()
-    from pipeline.encode import resolve_device
+    from pipeline.extraction import resolve_device
     from pipeline.features import FeatureRequest
     from pipeline.types import ViewSpec
 
@@ -194,8 +203,10 @@ def feature_options(
         weights=tuple(weights or ()),
         tap=tap,
         precision=feature_precision,
-        views=ViewSpec(weak=weak, strong=strong, seed=view_seed),
+        views=ViewSpec(weak=weak, strong=strong, seed=view_seed, variant=augmentation),  # type: ignore[arg-type]
         flow_method=flow,
+        decoder=decoder,
+        resampler=resampler,
         device=resolve_device(device),
     )
 

@@ -25,8 +25,8 @@ from pipeline.compact import (
     projection_digests,
     projection_notes,
 )
-from pipeline.encode import ExtractSettings
 from pipeline.errors import CacheMissing
+from pipeline.extraction import ExtractSettings
 from pipeline.hparams import head_shape
 from pipeline.locks import only_writer
 from pipeline.plan import fold_curve, fold_runs

@@ -14,14 +14,15 @@ from heads.fillers import FILLERS
 from heads.method import SHARED_HPARAMS
 from heads.methods import METHODS
 from pipeline.classical import CLASSICAL
-from pipeline.console import out
-from pipeline.encode import STAGES
+from pipeline.console import duration, out, size
+from pipeline.decoding import STAGES
 from pipeline.extract import ExtractReport
 from pipeline.hparams import STRUCTURE
 from pipeline.missing import MissingRow
 from pipeline.reports import Probe, group_by_setting, result_table, to_rich
 from pipeline.reports.settings import Variant, variant_labels
 from pipeline.reports.statistics import mean_and_standard_error
+from pipeline.trial import Trial
 from pipeline.types import Manifest, RunResult
 
 MOST_LISTED = {"Quarantined": 40, "Without such a track": 8, "Made anew": 8}  # lines; the report page lists all
@@ -48,15 +49,51 @@ def show_extraction(report: ExtractReport) -> None:
     if len(report.repaired) > MOST_LISTED["Made anew"]:
         out.print(f"... and {len(report.repaired) - MOST_LISTED['Made anew']} more reasons")
     if report.new_clips:
-        per_clip = ", ".join(
-            f"{stage} {report.stage_seconds.get(stage, 0.0) / report.new_clips * 1e3:.0f}" for stage in STAGES
-        )
         rate = report.new_clips / report.seconds
-        out.print(f"{report.new_clips} clips in {report.seconds:.1f} s ({rate:.1f}/s); worker ms per clip: {per_clip}")
+        per_clip = _per_clip({stage: seconds / report.new_clips for stage, seconds in report.stage_seconds.items()})
+        out.print(f"{report.new_clips} clips in {report.seconds:.1f} s ({rate:.1f}/s); ms per clip: {per_clip}")
+        out.print(_bottleneck(report))
     else:
         out.print("Everything was extracted already.")
+    if report.otherwise:
+        modality, record = report.otherwise[0]
+        out.print(
+            escape(
+                f"{len(report.otherwise)} tracks were read by another decoder than asked for; the first: "
+                f"{record.clip_id} {modality} ({record.facts['fallback']})"
+            )
+        )
     _show_tracks("Quarantined", report.quarantined)
     _show_tracks("Without such a track", report.absent)
+
+
+def _per_clip(seconds: Mapping[str, float]) -> str:
+    """Milliseconds of every stage."""
+    return ", ".join(f"{stage} {seconds.get(stage, 0.0) * 1e3:.0f}" for stage in STAGES)
+
+
+def _bottleneck(report: ExtractReport) -> str:
+    """What the run waited for, in one sentence."""
+    waited = report.stage_seconds.get("wait", 0.0) / (report.encoders * report.seconds)
+    slowest = max(STAGES, key=lambda stage: report.stage_seconds.get(stage, 0.0))
+    share = report.stage_seconds.get(slowest, 0.0) / max(1e-9, sum(report.stage_seconds.get(s, 0.0) for s in STAGES))
+    return f"Most work: {slowest} ({share:.0%} of it); encoders waited for decoding {waited:.0%} of the time"
+
+
+def show_trial(trial: Trial) -> None:
+    """What an extraction would take."""
+    out.print(
+        f"{trial.clips} clips, {trial.clips - trial.missing} of them are in the cache, {trial.missing} to extract"
+    )
+    if not trial.tried:
+        return
+    out.print(f"Tried {trial.tried} clips, ms per clip of one process: {_per_clip(trial.stage_seconds)}")
+    for clip_id, modality, reason in trial.failures:
+        out.print(escape(f"  {clip_id} {modality}: {reason}"))
+    out.print(
+        f"All of them: about {duration(trial.seconds)}, {size(trial.disk_bytes)} on disk ({size(trial.free_bytes)} "
+        f"free), up to {size(trial.memory_bytes)} of memory per process. Nothing was written."
+    )
 
 
 def _show_tracks(title: str, tracks: Sequence[tuple[str, ClipRecord]]) -> None:

@@ -8,20 +8,11 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.console import out
+from pipeline.console import duration, out, size
 from pipeline.show import show_table
 from pipeline.sweepfile import SweepFile
 from pipeline.sweeping import SweepRun
 from pipeline.sweeps import StackEstimate
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words that fit their size."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def show_about(sweep: SweepFile) -> None:
@@ -46,7 +37,7 @@ def show_estimate(sweep: SweepFile, runs: int, missing: int, rows: Sequence[Stac
         table.add_column(name, justify="right")
     for row in rows:
         time = "not timed" if row.seconds is None else duration(row.seconds)
-        cells = (row.method, "+".join(row.modalities), str(row.runs), str(row.stacks), _size(row.bytes), time)
+        cells = (row.method, "+".join(row.modalities), str(row.runs), str(row.stacks), size(row.bytes), time)
         table.add_row(*(escape(cell) for cell in cells))
     out.print(table)
     known = [row.seconds for row in rows if row.seconds is not None]
@@ -57,10 +48,6 @@ def show_estimate(sweep: SweepFile, runs: int, missing: int, rows: Sequence[Stac
             "evaluations are not counted. Nothing was trained."
         )
     )
-
-
-def _size(number: int) -> str:
-    return f"{number / 2**20:.0f} MiB" if number < 2**30 else f"{number / 2**30:.1f} GiB"
 
 
 def show_sweep(run: SweepRun) -> None:

@@ -13,9 +13,9 @@ from pipeline.axes import modality_names
 from pipeline.console import err, progress, status
 from pipeline.datasets import DATASETS
 from pipeline.embeddings import Embeddings, embed_run
-from pipeline.encode import ExtractSettings
 from pipeline.errors import MediaError, UsageError, choose
 from pipeline.extract import ExtractReport, extract
+from pipeline.extraction import CUDA_DECODER, ExtractSettings
 from pipeline.features import FeatureRequest, settle
 from pipeline.labelsets import LabelSet
 from pipeline.missing import Finetuning, MissingRow, evaluate_runs, read_missing
@@ -34,7 +34,8 @@ from pipeline.reports import (
 from pipeline.running import load_tables, run_missing
 from pipeline.sweepfile import SweepTitle
 from pipeline.sweeps import SweepRecord, has_record, read_record
-from pipeline.types import Manifest, RunResult, parse_budget
+from pipeline.trial import TRIED, Trial, try_extraction
+from pipeline.types import Clip, Manifest, RunResult, parse_budget
 from pipeline.workspace import DatasetOptions, Workspace
 
 MAPPED = ("ssmdg", "bmm", "mm", "freematch", "fixmatch", "pseudolabel", "ogm-ge", "erm")  # whose embeddings are drawn
@@ -50,11 +51,30 @@ def settle_features(
     return settle(request, manifest.dataset, preset, work.cache, extracting)
 
 
-def extract_features(manifest: Manifest, settings: ExtractSettings, work: Workspace) -> ExtractReport:
-    """Extract what is missing, with a progress bar."""
-    workers = work.workers if settings.device == "cpu" else 1
+def extract_features(
+    manifest: Manifest, settings: ExtractSettings, work: Workspace, decoders: int | None = None, retry: bool = False
+) -> ExtractReport:
+    """Extract what is missing, with a progress bar; see ``pipeline.extract.extract``."""
+    workers, decoders = _processes(settings, work, decoders)
     with progress(f"features of {manifest.dataset}") as bar:
-        return extract(manifest, settings, work.cache, workers, bar.start, bar.advance)
+        return extract(manifest, settings, work.cache, workers, bar.start, bar.advance, decoders, retry)
+
+
+def try_features(manifest: Manifest, settings: ExtractSettings, work: Workspace, decoders: int | None = None) -> Trial:
+    """Measure on a few clips what ``extract_features`` will take, with a progress bar."""
+    workers, decoders = _processes(settings, work, decoders)
+    with progress(f"a few clips of {manifest.dataset}") as bar:
+        bar.start(TRIED)
+        return try_extraction(manifest, settings, work.cache, workers, decoders, bar.advance)
+
+
+def _processes(settings: ExtractSettings, work: Workspace, decoders: int | None) -> tuple[int, int]:
+    """Processes that decode and encode, and that only decode: by default the latter where a GPU encodes."""
+    if settings.device == "cpu":
+        return work.workers, decoders or 0
+    if decoders is None:
+        decoders = 0 if settings.decoder == CUDA_DECODER else max(1, work.workers - 1)
+    return 1, decoders
 
 
 def load_features(manifest: Manifest, settings: ExtractSettings, work: Workspace) -> dict[str, FeatureTable]:
@@ -183,7 +203,7 @@ def build_report(
         inputs = ReportInputs(
             results=results,
             probe=probe,
-            sample_pictures=sample_pictures(manifest),
+            sample_pictures=sample_pictures(manifest, settings, work),
             extraction=extraction_summary(manifest, settings, work),
             title=about.title or (f"{manifest.dataset}: {record.name}" if record else f"pipe: {manifest.dataset}"),
             notes=[*notes(manifest, settings), *about.notes],
@@ -240,7 +260,10 @@ def weights_notes(settings: ExtractSettings) -> list[str]:
     by_note: dict[str, list[str]] = {}
     for modality in settings.modalities:
         by_note.setdefault(settings.weights_of(modality).note, []).append(settings.backbones[modality])
-    return [f"Backbones {', '.join(names)}: {note}." for note, names in by_note.items()]
+    said = [f"Backbones {', '.join(names)}: {note}." for note, names in by_note.items()]
+    if "flow" in settings.modalities and settings.flow_weights is not None:
+        said.append(f"Optical flow by {settings.flow_method}: {settings.flow_weights.note}.")
+    return said
 
 
 def extraction_summary(manifest: Manifest, settings: ExtractSettings, work: Workspace) -> ExtractionSummary:
@@ -260,33 +283,41 @@ def extraction_summary(manifest: Manifest, settings: ExtractSettings, work: Work
     return ExtractionSummary(counts, quarantined)
 
 
-def sample_pictures(manifest: Manifest) -> list[tuple[str, list[tuple[str, bytes]]]]:
-    """The middle frame of one clip per domain and class, as PNG."""
+def sample_pictures(
+    manifest: Manifest, settings: ExtractSettings, work: Workspace
+) -> list[tuple[str, list[tuple[str, bytes]]]]:
+    """The middle frame of one clip per domain and class, as PNG, of clips whose frames were decoded for features."""
+    decoded = set()
+    for modality in {"video", "flow"} & set(settings.modalities):
+        records = FeatureGroup(work.cache / settings.identity(manifest.dataset, modality).folder).records()
+        decoded |= {r.clip_id for r in records.values() if r.status is Status.PRESENT}
     pictures = []
     for domain in manifest.domains:
-        found = ((label, _first_picture(manifest, domain, label)) for label in manifest.classes)
-        row = [(label, picture) for label, picture in found if picture is not None]
+        row = []
+        for label in manifest.classes:
+            clips = (c for c in manifest.clips if c.clip_id in decoded and (c.domain, c.label) == (domain, label))
+            picture = next((p for p in map(_picture, clips) if p is not None), None)
+            if picture is not None:
+                row.append((label, picture))
         if row:
             pictures.append((domain, row))
     return pictures
 
 
-def _first_picture(manifest: Manifest, domain: str, label: str) -> bytes | None:
-    """Middle frame, at most 160 pixels, of the first clip of a class that can be read, as PNG."""
+def _picture(clip: Clip) -> bytes | None:
+    """Middle frame of a clip, at most 160 pixels, as PNG; ``None`` if it has none, or not any more."""
     import cv2
 
     from pipeline.decode import open_frames
 
-    for clip in manifest.clips:
-        if clip.domain != domain or clip.label != label or "video" not in clip.media:
-            continue
-        try:
-            stretch = (clip.start_seconds, clip.end_seconds, clip.rate_hz, clip.frame_numbers)
-            with open_frames(clip.media["video"], *stretch) as reader:
-                frame = reader.read([reader.num_frames // 2])[0]
-        except MediaError:
-            continue  # the next clip of the class serves as well
-        scale = min(1.0, 160 / max(frame.shape[:2]))
-        small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        return bytes(cv2.imencode(".png", small[..., ::-1])[1].tobytes())
-    return None
+    if "video" not in clip.media:
+        return None
+    try:
+        stretch = (clip.start_seconds, clip.end_seconds, clip.rate_hz, clip.frame_numbers)
+        with open_frames(clip.media["video"], *stretch) as reader:
+            frame = reader.read([reader.num_frames // 2])[0]
+    except MediaError:
+        return None
+    scale = min(1.0, 160 / max(frame.shape[:2]))
+    small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return bytes(cv2.imencode(".png", small[..., ::-1])[1].tobytes())

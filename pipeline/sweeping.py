@@ -12,8 +12,8 @@ from pipeline.axes import parse_axes
 from pipeline.cluster import connect
 from pipeline.console import progress, status
 from pipeline.datasets import DATASETS
-from pipeline.encode import ExtractSettings
 from pipeline.errors import UsageError, choose, nearest
+from pipeline.extraction import ExtractSettings
 from pipeline.features import FeatureRequest
 from pipeline.query import choose_columns, query, sort_rows
 from pipeline.records import ResultStore

@@ -143,9 +143,11 @@ class ViewSpec:
     weak: int = 2
     strong: int = 2
     seed: int = 0
-    variant: Literal["strict"] = "strict"  # photometric operations before normalisation, u negated by a flip
+    variant: Literal["strict", "paper"] = "strict"  # paper: as the authors' code does it, with what it does wrong
 
     def __post_init__(self) -> None:
+        if self.variant not in ("strict", "paper"):
+            raise UsageError(f"views: variant {self.variant!r}; allowed: strict, paper")
         if self.clean != 1:
             raise UsageError(f"views: {self.clean} clean views; there is exactly 1 (it is deterministic)")
         if self.weak < 1 or self.strong < 1 or self.strong > self.weak:

@@ -10,12 +10,14 @@ import torch
 
 from extractors.backbone import BACKBONES, PRESETS, all_published, find_backbone
 from extractors.checkpoint_files import read_checkpoint
+from extractors.encoder import Backbone
 from extractors.loading import fitting_tensors
 from extractors.published import Published
+from extractors.raft import NETWORKS
 from extractors.weights import WeightFile, WeightsError, WeightsFolder
 from pipeline.console import progress
-from pipeline.encode import usage_errors
 from pipeline.errors import UsageError, choose
+from pipeline.extraction import usage_errors
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,7 @@ def _named(name: str) -> list[Published]:
     if name in files:
         return [files[name]]
     backbone_name, _, choice = name.partition("=")
-    with usage_errors():
-        backbone = find_backbone(backbone_name)
+    backbone = _network(backbone_name)
     if choice:
         choose(f"weights of {backbone_name}", choice, [p.name for p in backbone.published])
         return [p for p in backbone.published if p.name == choice]
@@ -65,7 +66,14 @@ def _named(name: str) -> list[Published]:
 
 def _users(published: Published) -> tuple[str, ...]:
     """Names of the backbones in the table that use a file."""
-    return tuple(b.name for b in BACKBONES.values() if any(p.file == published.file for p in b.published))
+    networks = (*BACKBONES.values(), *NETWORKS.values())
+    return tuple(n.name for n in networks if any(p.file == published.file for p in n.published))
+
+
+def _network(name: str) -> Backbone:
+    """A backbone, or a network of optical flow."""
+    with usage_errors():
+        return NETWORKS[name] if name in NETWORKS else find_backbone(name)
 
 
 def fetch_file(folder: WeightsFolder, known: KnownFile) -> WeightFile:
@@ -117,7 +125,7 @@ def _fits(known: KnownFile, path: Path) -> None:
     Raises:
         WeightsError: they are not.
     """
-    backbone = find_backbone(known.backbones[0])
+    backbone = _network(known.backbones[0])
     with torch.device("meta"):
         network = backbone.build()
     fitting_tensors(backbone, network, known.published, read_checkpoint(path), path.name)

@@ -162,6 +162,43 @@ def damage_packet(source: Path, path: Path, number: int) -> Path:
     return path
 
 
+DAMAGE = ("hole", "random", "bit", "cut")  # ways of `damage_packets`
+
+
+def packet_places(path: Path) -> list[tuple[int, int]]:
+    """Position in the file and size of every packet of the first video track, in decoding order."""
+    with av.open(str(path)) as given:
+        return [(p.pos, p.size) for p in given.demux(given.streams.video[0]) if p.dts is not None and p.pos is not None]
+
+
+def damage_packets(source: Path, path: Path, numbers: Sequence[int], how: str, seed: int = 0) -> Path:
+    """Damage packets of the first video track, as disks and networks do.
+
+    Args:
+        source: a video file.
+        path: the damaged copy.
+        numbers: of the packets, in decoding order.
+        how: ``hole``: zeros from the middle on; ``random``: other bytes from the first third on; ``bit``: one bit
+            in the middle is flipped; ``cut``: the second half repeats the first.
+        seed: of what is random.
+    """
+    rng = np.random.default_rng([seed, *numbers])
+    data = bytearray(source.read_bytes())
+    places = packet_places(source)
+    for begin, size in (places[number] for number in numbers):
+        middle, end = begin + size // 2, begin + size
+        if how == "hole":
+            data[middle:end] = bytes(end - middle)
+        elif how == "random":
+            data[begin + size // 3 : end] = rng.bytes(size - size // 3)
+        elif how == "bit":
+            data[middle] ^= 1 << int(rng.integers(8))
+        else:
+            data[middle:end] = data[begin : begin + end - middle]
+    path.write_bytes(data)
+    return path
+
+
 def sequential_frames(path: Path) -> list[NDArray[np.uint8]]:
     """All frames as a plain loop over the file gives them: the truth that random access is compared with."""
     with av.open(str(path)) as container:

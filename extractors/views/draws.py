@@ -1,11 +1,22 @@
-"""Random generators of views: one per clip, modality, stage and view index."""
+"""Random generators of views: one per clip, modality, stage and view index; and the variants that views have."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from typing import Literal, get_args
 
 import numpy as np
+
+Variant = Literal["strict", "paper"]  # of what is done to a view: put right, or as the papers' code does it
+
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+
+
+def check_variant(variant: str) -> None:
+    """Raise ValueError unless ``variant`` is one of ``VARIANTS``."""
+    if variant not in VARIANTS:
+        raise ValueError(f"variant {variant!r} of the views; allowed: {', '.join(VARIANTS)}")
 
 
 def view_generator(view_seed: int, clip_id: str, modality: str, stage: str, index: int) -> np.random.Generator:

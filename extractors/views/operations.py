@@ -3,10 +3,11 @@
 Each takes and returns uint8 `(frames, 3, height, width)` and treats all frames alike; what an operation measures
 (histogram, extremes, mean) it measures per frame, as PIL does on single images. The reference applies them to
 normalised values, where clamping and casting to uint8 destroy the negative half; here they see pixels 0..255, which
-is what they are defined for.
+is what they are defined for. ``paper`` has the reference's.
 
 Levels are those of the SSMDG released code for a magnitude M in 0.05..0.2; a negative M, which the reference never
-draws, mirrors the operation.
+draws, mirrors the operation. Frames of several views come with one magnitude per view: equally many consecutive frames
+belong to each.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+Magnitude = float | Sequence[float]  # of all frames, or one per view
+Affine = tuple[float, float, float, float, float, float]  # two rows of three
 
 _FACTOR_PER_MAGNITUDE = 0.9  # enhancement factor - 1
 _DEGREES_PER_MAGNITUDE = 30.0  # of rotation and shear
 _SHIFT_PER_MAGNITUDE = 0.4  # share of the side
 
 
-def auto_contrast(frames: Tensor, magnitude: float, fill: Sequence[int]) -> Tensor:
+def auto_contrast(frames: Tensor, magnitude: Magnitude, fill: Sequence[float]) -> Tensor:
     """Stretch each channel of each frame to 0..255; a constant channel stays."""
     low = frames.amin((2, 3), keepdim=True).float()
     high = frames.amax((2, 3), keepdim=True).float()
@@ -34,7 +36,7 @@ def auto_contrast(frames: Tensor, magnitude: float, fill: Sequence[int]) -> Tens
     return torch.where(span > 0, stretched, frames)
 
 
-def equalize(frames: Tensor, magnitude: float, fill: Sequence[int]) -> Tensor:
+def equalize(frames: Tensor, magnitude: Magnitude, fill: Sequence[float]) -> Tensor:
     """Equalise the histogram of each channel of each frame, by PIL's integer rule."""
     images = frames.shape[0] * frames.shape[1]
     codes = frames.reshape(images, -1).long() + 256 * torch.arange(images, device=frames.device)[:, None]
@@ -48,34 +50,34 @@ def equalize(frames: Tensor, magnitude: float, fill: Sequence[int]) -> Tensor:
     return table.flatten()[codes].view(frames.shape)
 
 
-def posterize(frames: Tensor, magnitude: float, fill: Sequence[int]) -> Tensor:
+def posterize(frames: Tensor, magnitude: Magnitude, fill: Sequence[float]) -> Tensor:
     """Keep the ``int(4 M) + 4`` highest bits: 4 bits for every M drawn."""
-    bits = min(int(4 * magnitude) + 4, 8)
-    return frames.bitwise_and(256 - 2 ** (8 - bits))
+    kept = per_frame(frames, magnitude, lambda m: 256 - 2 ** (8 - min(int(4 * m) + 4, 8)))
+    return frames.bitwise_and(kept.to(torch.uint8))
 
 
-def solarize(frames: Tensor, magnitude: float, fill: Sequence[int]) -> Tensor:
+def solarize(frames: Tensor, magnitude: Magnitude, fill: Sequence[float]) -> Tensor:
     """Invert pixels of at least ``256 - 255 M``."""
-    return torch.where(frames >= 256 - 255 * magnitude, 255 - frames, frames)
+    return torch.where(frames >= per_frame(frames, magnitude, lambda m: 256 - 255 * m), 255 - frames, frames)
 
 
-def color(frames: Tensor, magnitude: float, fill: Sequence[int]) -> Tensor:
+def color(frames: Tensor, magnitude: Magnitude, fill: Sequence[float]) -> Tensor:
     """Change the saturation by the factor ``1 + 0.9 M``: blend with the grey image."""
     return _blend(_grey(frames), frames, magnitude)
 
 
-def contrast(frames: Tensor, magnitude: float, fill: Sequence[int]) -> Tensor:
+def contrast(frames: Tensor, magnitude: Magnitude, fill: Sequence[float]) -> Tensor:
     """Change the contrast by the factor ``1 + 0.9 M``: blend with the mean grey of each frame."""
     mean = _grey(frames).float().mean((1, 2, 3), keepdim=True)
     return _blend((mean + 0.5).floor(), frames, magnitude)
 
 
-def brightness(frames: Tensor, magnitude: float, fill: Sequence[int]) -> Tensor:
+def brightness(frames: Tensor, magnitude: Magnitude, fill: Sequence[float]) -> Tensor:
     """Change the brightness by the factor ``1 + 0.9 M``."""
     return _blend(torch.zeros((), device=frames.device), frames, magnitude)
 
 
-def sharpness(frames: Tensor, magnitude: float, fill: Sequence[int]) -> Tensor:
+def sharpness(frames: Tensor, magnitude: Magnitude, fill: Sequence[float]) -> Tensor:
     """Change the sharpness by the factor ``1 + 0.9 M``: blend with a 3 x 3 smoothed image; the border stays."""
     if min(frames.shape[2:]) < 3:
         return frames
@@ -87,42 +89,43 @@ def sharpness(frames: Tensor, magnitude: float, fill: Sequence[int]) -> Tensor:
     return _blend(smooth, frames, magnitude)
 
 
-def rotate(frames: Tensor, magnitude: float, fill: Sequence[int]) -> Tensor:
+def rotate(frames: Tensor, magnitude: Magnitude, fill: Sequence[float]) -> Tensor:
     """Rotate by ``30 M`` degrees counter-clockwise about the centre."""
-    angle = math.radians(_DEGREES_PER_MAGNITUDE * magnitude)
-    turn = np.array([[math.cos(angle), -math.sin(angle), 0.0], [math.sin(angle), math.cos(angle), 0.0]])
-    return _warp(frames, turn, fill)
+
+    def turn(m: float) -> Affine:
+        angle = math.radians(_DEGREES_PER_MAGNITUDE * m)
+        return math.cos(angle), -math.sin(angle), 0.0, math.sin(angle), math.cos(angle), 0.0
+
+    return _warp(frames, magnitude, turn, fill)
 
 
-def shear_x(frames: Tensor, magnitude: float, fill: Sequence[int]) -> Tensor:
+def shear_x(frames: Tensor, magnitude: Magnitude, fill: Sequence[float]) -> Tensor:
     """Shear rows by ``30 M`` degrees about the centre; positive moves the lower half to the left."""
-    slope = math.tan(math.radians(_DEGREES_PER_MAGNITUDE * magnitude))
-    return _warp(frames, np.array([[1.0, slope, 0.0], [0.0, 1.0, 0.0]]), fill)
+    return _warp(frames, magnitude, lambda m: (1.0, _slope(m), 0.0, 0.0, 1.0, 0.0), fill)
 
 
-def shear_y(frames: Tensor, magnitude: float, fill: Sequence[int]) -> Tensor:
+def shear_y(frames: Tensor, magnitude: Magnitude, fill: Sequence[float]) -> Tensor:
     """Shear columns by ``30 M`` degrees about the centre; positive moves the right half up."""
-    slope = math.tan(math.radians(_DEGREES_PER_MAGNITUDE * magnitude))
-    return _warp(frames, np.array([[1.0, 0.0, 0.0], [slope, 1.0, 0.0]]), fill)
+    return _warp(frames, magnitude, lambda m: (1.0, 0.0, 0.0, _slope(m), 1.0, 0.0), fill)
 
 
-def translate_x(frames: Tensor, magnitude: float, fill: Sequence[int]) -> Tensor:
+def translate_x(frames: Tensor, magnitude: Magnitude, fill: Sequence[float]) -> Tensor:
     """Move right by the share ``0.4 M`` of the width, to the nearest pixel."""
-    move = _SHIFT_PER_MAGNITUDE * magnitude * frames.shape[3]
-    return _warp(frames, np.array([[1.0, 0.0, -move], [0.0, 1.0, 0.0]]), fill)
+    width = frames.shape[3]
+    return _warp(frames, magnitude, lambda m: (1.0, 0.0, -_SHIFT_PER_MAGNITUDE * m * width, 0.0, 1.0, 0.0), fill)
 
 
-def translate_y(frames: Tensor, magnitude: float, fill: Sequence[int]) -> Tensor:
+def translate_y(frames: Tensor, magnitude: Magnitude, fill: Sequence[float]) -> Tensor:
     """Move down by the share ``0.4 M`` of the height, to the nearest pixel."""
-    move = _SHIFT_PER_MAGNITUDE * magnitude * frames.shape[2]
-    return _warp(frames, np.array([[1.0, 0.0, 0.0], [0.0, 1.0, -move]]), fill)
+    height = frames.shape[2]
+    return _warp(frames, magnitude, lambda m: (1.0, 0.0, 0.0, 0.0, 1.0, -_SHIFT_PER_MAGNITUDE * m * height), fill)
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
     """An image operation and whether its magnitude has a sign."""
 
-    apply: Callable[[Tensor, float, Sequence[int]], Tensor]  # frames, magnitude, grey levels of uncovered pixels
+    apply: Callable[[Tensor, Magnitude, Sequence[float]], Tensor]  # frames, magnitude, value of uncovered pixels
     signed: bool  # a negative magnitude means something: turn back, shift left, darken
 
 
@@ -143,34 +146,65 @@ OPERATIONS: dict[str, Operation] = {  # the order is part of the draws
 }
 
 
+def per_frame(frames: Tensor, magnitude: Magnitude, of: Callable[[float], float]) -> Tensor:
+    """A number per frame, computed from its view's magnitude: float32 `(frames, 1, 1, 1)`, or `()` for all alike."""
+    if isinstance(magnitude, int | float):
+        return torch.tensor(of(magnitude), dtype=torch.float32, device=frames.device)
+    each = len(frames) // len(magnitude)
+    values = torch.tensor([of(m) for m in magnitude for _ in range(each)], dtype=torch.float32, device=frames.device)
+    return values.view(-1, 1, 1, 1)
+
+
+def factor_of(magnitude: float) -> float:
+    """The enhancement factor ``1 + 0.9 M``."""
+    return 1 + _FACTOR_PER_MAGNITUDE * magnitude
+
+
+def _slope(magnitude: float) -> float:
+    """Pixels to the side per pixel down of a shear by ``30 M`` degrees."""
+    return math.tan(math.radians(_DEGREES_PER_MAGNITUDE * magnitude))
+
+
 def _grey(frames: Tensor) -> Tensor:
     """Luma of uint8 RGB frames by PIL's 16-bit weights: int32 `(frames, 1, height, width)`."""
     red, green, blue = frames.int().unbind(1)
     return ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).unsqueeze(1)
 
 
-def _blend(other: Tensor, frames: Tensor, magnitude: float) -> Tensor:
+def _blend(other: Tensor, frames: Tensor, magnitude: Magnitude) -> Tensor:
     """Return ``other + (1 + 0.9 M) * (frames - other)``, clipped to 0..255 and cut to whole levels as PIL does."""
-    factor = 1 + _FACTOR_PER_MAGNITUDE * magnitude
+    factor = per_frame(frames, magnitude, factor_of)
     return (other + factor * (frames.float() - other)).clamp(0, 255).to(torch.uint8)
 
 
-def _warp(frames: Tensor, inverse: NDArray[np.float64], fill: Sequence[int]) -> Tensor:
+def _warp(frames: Tensor, magnitude: Magnitude, inverse: Callable[[float], Affine], fill: Sequence[float]) -> Tensor:
     """Resample by nearest neighbour, the reference's interpolation for these operations.
 
+    Positions are computed in float64 by single additions and products, so that all devices find the same pixels.
+
     Args:
-        frames: uint8 `(frames, 3, height, width)`.
-        inverse: `(2, 3)`, takes an output position (right, down, 1) from the image centre to an input position, in
-            pixels.
-        fill: grey level per channel of pixels that come from outside.
+        frames: `(frames, channels, height, width)` of any type.
+        magnitude: of all frames, or one per view.
+        inverse: makes of a magnitude the matrix `(2, 3)`, row by row, that takes an output position (right, down, 1)
+            from the image centre to an input position, in pixels.
+        fill: value per channel of pixels that come from outside.
     """
     height, width = frames.shape[2:]
-    right, down = np.meshgrid(np.arange(width) + 0.5 - width / 2, np.arange(height) + 0.5 - height / 2)
-    x, y = np.einsum("ij,jhw->ihw", inverse, np.stack([right, down, np.ones_like(right)]))
-    column = np.floor(x + width / 2).astype(np.int64)
-    row = np.floor(y + height / 2).astype(np.int64)
+    magnitudes = [magnitude] if isinstance(magnitude, int | float) else magnitude
+    matrix = torch.tensor([inverse(m) for m in magnitudes], dtype=torch.float64, device=frames.device)
+    right = torch.arange(width, dtype=torch.float64, device=frames.device) + (0.5 - width / 2)
+    down = torch.arange(height, dtype=torch.float64, device=frames.device)[:, None] + (0.5 - height / 2)
+    a, b, c, d, e, f = matrix.T.reshape(6, -1, 1, 1)
+    column = (a * right + b * down + c + width / 2).floor_().long()
+    row = (d * right + e * down + f + height / 2).floor_().long()
     outside = (column < 0) | (column >= width) | (row < 0) | (row >= height)
-    source = torch.from_numpy(np.where(outside, 0, row * width + column).ravel()).to(frames.device)
-    moved = frames.flatten(2).index_select(2, source).view(frames.shape)
-    blank = torch.tensor(fill, dtype=torch.uint8, device=frames.device).view(1, -1, 1, 1)
-    return torch.where(torch.from_numpy(outside).to(frames.device), blank, moved)
+    source = (row * width + column).masked_fill_(outside, 0).flatten(1)
+    if len(magnitudes) == 1:
+        moved = frames.flatten(2).index_select(2, source[0]).view(frames.shape)
+        outside = outside[0]
+    else:
+        views = frames.reshape(len(magnitudes), -1, height * width)
+        moved = views.gather(2, source[:, None].expand(views.shape)).view(frames.shape)
+        outside = outside.repeat_interleave(len(frames) // len(magnitudes), 0).unsqueeze(1)
+    blank = torch.tensor(fill, dtype=frames.dtype, device=frames.device).view(1, -1, 1, 1)
+    return torch.where(outside, blank, moved)

@@ -2,7 +2,7 @@
 
 A plan is cheap and pure: it needs the number of frames of a clip and no pixel, so that only the frames it names have
 to be decoded. The rules are those of the SSMDG released code (arXiv 2602.22917), put right where the code errs; each
-difference stands at the function that makes it.
+difference stands at the function that makes it; ``paper`` lists them and has a variant without them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extractors.inputs import FrameInput
-from extractors.views.draws import view_generator
+from extractors.views.draws import Variant, check_variant, view_generator
 from extractors.views.operations import OPERATIONS
 from extractors.views.sampling import clean_offset, frame_indices, interval_at_rate, random_offset
 
@@ -72,6 +72,11 @@ class FramePlan:
     noise_seed: int = 0  # key of the noise
 
     @property
+    def mirrored(self) -> bool:
+        """Whether the picture ends up mirrored: two mirrors are none."""
+        return self.flip != self.second_flip
+
+    @property
     def base(self) -> Hashable:
         """What weak i and strong i have in common: frames, crop and mirror."""
         return self.indices, self.side, self.crop, self.flip
@@ -85,6 +90,8 @@ def plan_frames(
     view_seed: int,
     modality: str,
     rate_hz: float | None = None,
+    *,
+    variant: Variant = "strict",
 ) -> list[FramePlan]:
     """Plan views of a clip of ``total`` frames.
 
@@ -100,15 +107,17 @@ def plan_frames(
         view_seed: seed of all views.
         modality: ``video`` or ``flow``.
         rate_hz: frames per second of the clip (of its flow images); read only where ``spec.rate_hz`` is given.
+        variant: ``strict`` or ``paper``; all draws are the same, but ``paper`` has no negative magnitudes.
 
     Raises:
-        ValueError: no frames, an unknown kind or modality, a centre crop larger than the resized image, or no frame
-            rate where the spec wants frames per second.
+        ValueError: no frames, an unknown kind, modality or variant, a centre crop larger than the resized image, or no
+            frame rate where the spec wants frames per second.
     """
     if total < 1:
         raise ValueError(f"clip {clip_id!r} has {total} {modality} frames; views need at least 1")
     if modality not in FRAME_MODALITIES:
         raise ValueError(f"modality {modality!r} has no frames; allowed: {', '.join(FRAME_MODALITIES)}")
+    check_variant(variant)
     if spec.clean_size > spec.resize_short:
         raise ValueError(
             f"clean_size {spec.clean_size} is larger than resize_short {spec.resize_short}; "
@@ -122,7 +131,8 @@ def plan_frames(
             )
         interval = interval_at_rate(total, spec.num_frames, rate_hz, spec.rate_hz)
         spec = replace(spec, interval=interval, rate_hz=None)
-    return [_plan_view(clip_id, total, spec, kind, index, view_seed, modality) for kind, index in views]
+    plans = [_plan_view(clip_id, total, spec, kind, index, view_seed, modality) for kind, index in views]
+    return plans if variant == "strict" else [_unsigned(plan) for plan in plans]
 
 
 def needed_indices(plans: Sequence[FramePlan]) -> NDArray[np.int64]:
@@ -163,6 +173,11 @@ def _plan_view(
     )
 
 
+def _unsigned(plan: FramePlan) -> FramePlan:
+    """The plan with the magnitudes of its operations, but never their signs."""
+    return replace(plan, operations=tuple((name, abs(magnitude)) for name, magnitude in plan.operations))
+
+
 def _indices(total: int, spec: FrameInput, offset: int) -> tuple[int, ...]:
     """Frame numbers of a view as plain integers."""
     return tuple(frame_indices(total, spec.num_frames, spec.interval, offset).tolist())
@@ -188,8 +203,8 @@ def _draw_weak(rng: np.random.Generator, side: int) -> tuple[bool, tuple[int, in
 def _draw_operations(rng: np.random.Generator) -> tuple[tuple[str, float], ...]:
     """Draw one or two distinct operations with one magnitude.
 
-    The reference's signs are always positive (never darker, never turned the other way); here each signed operation
-    draws its own.
+    The reference's signs are always positive (never darker, never turned the other way; so is the ``paper`` variant);
+    here each signed operation draws its own.
     """
     names = list(OPERATIONS)
     count = int(rng.integers(1, 2, endpoint=True))

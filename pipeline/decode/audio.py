@@ -9,10 +9,8 @@ from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
-import av
 import numpy as np
 from av.audio.frame import AudioFrame
-from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from numpy.typing import NDArray
@@ -26,9 +24,11 @@ from pipeline.decode.container import (
     file_size,
     media_errors,
     open_container,
+    read_only,
     riff_missing_share,
     tagged_seconds,
 )
+from pipeline.decode.resample import RESAMPLERS, check_resampler
 from pipeline.errors import MediaAbsent, MediaFailed
 
 _SEEK_AFTER_SECONDS = 2.0  # a stretch that starts earlier is decoded from the start of the file
@@ -40,7 +40,6 @@ _SILENT_BELOW = 1e-5
 _SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "wav")  # containers whose index leads to an exact sample
 _COUNTED = ("avi", "mp3", "aac")  # containers without timestamps worth the name: samples are counted
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1000, 768_000  # a rate outside is a damaged header
-_BLOCK = 1 << 16  # samples per call of the resampler
 _MOST_PLANES = 8  # PyAV reads past the end of FFmpeg's table of planes if there are more
 _INTEGER_SCALE = {"s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 
@@ -68,7 +67,14 @@ class _Native:
     facts: Facts  # container and codec
 
 
-def read_sound(path: Path, rate_hz: int, start_seconds: float | None = None, end_seconds: float | None = None) -> Sound:
+def read_sound(
+    path: Path,
+    rate_hz: int,
+    start_seconds: float | None = None,
+    end_seconds: float | None = None,
+    *,
+    resampler: str = "swresample",
+) -> Sound:
     """Decode the first sound track, mix it to mono (mean of the channels) and resample it.
 
     The stretch is cut at ``round(start * rate_hz)`` and ``round(end * rate_hz)``, times counted from the track's
@@ -80,19 +86,22 @@ def read_sound(path: Path, rate_hz: int, start_seconds: float | None = None, end
         rate_hz: rate of the result.
         start_seconds: start of the stretch; ``None``: from the beginning.
         end_seconds: end of the stretch, exclusive; ``None``: to the end.
+        resampler: a name of ``RESAMPLERS``; of no effect where the file has the wanted rate.
 
     Raises:
         MediaAbsent: ``no_audio_stream``.
         MediaFailed: ``missing_file``, ``zero_bytes``, ``not_media``, ``truncated``, ``no_samples``, ``past_end``,
             ``decode_error``.
+        UsageError: no such resampler here.
     """
+    check_resampler(resampler)
     if path.is_dir():
         raise MediaAbsent("no_audio_stream", f"{path.name} is a folder of pictures; it has no sound")
     size = file_size(path)
     start = start_seconds or 0.0
     native = _collect(path, start, end_seconds, seek=start > _SEEK_AFTER_SECONDS)
     _check_complete(native, riff_missing_share(path, size), path)
-    samples, offset = _resample(native, rate_hz, path)
+    samples, offset = _resampled(native, rate_hz, resampler, path)
     first = round(start * rate_hz)
     stop = offset + len(samples) if end_seconds is None else round(end_seconds * rate_hz)
     cut = samples[first - offset : stop - offset] if stop > first else samples[:0]
@@ -106,7 +115,7 @@ def read_sound(path: Path, rate_hz: int, start_seconds: float | None = None, end
         "native_rate_hz": native.rate_hz,
         "channels": native.channels,
         "mix": "mean",
-        "resampler": "none" if native.rate_hz == rate_hz else "swresample",
+        "resampler": "none" if native.rate_hz == rate_hz else resampler,
         "seconds": len(cut) / rate_hz,
         "missing_seconds": (stop - first - len(cut)) / rate_hz,  # how far the stretch reaches past the last sample
         "header_seconds": native.header_seconds or 0.0,  # 0: the header states none
@@ -129,6 +138,7 @@ def _collect(path: Path, start: float, end: float | None, *, seek: bool) -> _Nat
     """Decode the stretch and a margin on both sides of it; memory is bounded by the stretch, not by the file."""
     with open_container(path) as container:
         stream = audio_stream(container, path)
+        read_only(container, stream)
         frames = _frames(container, stream, path)
         first = next(frames, None)
         if isinstance(first, MediaFailed):
@@ -290,25 +300,16 @@ def _mono(frame: AudioFrame) -> NDArray[np.float32]:
     return np.asarray(values.mean(axis=0), np.float32)
 
 
-def _resample(native: _Native, rate_hz: int, path: Path) -> tuple[NDArray[np.float32], int]:
+def _resampled(native: _Native, rate_hz: int, name: str, path: Path) -> tuple[NDArray[np.float32], int]:
     """Resample; return the samples and the position of the first one at the new rate."""
     if native.rate_hz == rate_hz or not len(native.samples):
         return native.samples, round(native.start * rate_hz / native.rate_hz)
     # Starting at a multiple of the rates' common period makes a stretch equal to the same part of the whole.
     period = native.rate_hz // math.gcd(native.rate_hz, rate_hz)
     skip = -native.start % period
-    source = native.samples[skip:]
-    resampler = AudioResampler(format="fltp", layout="mono", rate=rate_hz)
-    blocks: list[NDArray[np.float32]] = [np.empty(0, np.float32)]
     with media_errors("decode_error", f"{path.name}: resampling from {native.rate_hz} to {rate_hz} Hz"):
-        for begin in range(0, len(source), _BLOCK):
-            frame = av.AudioFrame.from_ndarray(
-                np.ascontiguousarray(source[None, begin : begin + _BLOCK]), format="fltp", layout="mono"
-            )
-            frame.sample_rate = native.rate_hz
-            blocks += [out.to_ndarray()[0] for out in resampler.resample(frame)]
-        blocks += [out.to_ndarray()[0] for out in resampler.resample(None)]
-    return np.concatenate(blocks), (native.start + skip) * rate_hz // native.rate_hz
+        samples = RESAMPLERS[name].run(native.samples[skip:], native.rate_hz, rate_hz)
+    return samples, (native.start + skip) * rate_hz // native.rate_hz
 
 
 def _check_complete(native: _Native, riff_missing: float, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import av.error
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
+from av.stream import Discard
 from av.video.stream import VideoStream
 
 from pipeline.errors import MediaAbsent, MediaFailed
@@ -69,16 +71,18 @@ def file_size(path: Path) -> int:
         MediaFailed: ``missing_file``, ``zero_bytes``; ``not_media`` for a folder or a file that may not be read.
     """
     try:
-        size = path.stat().st_size
+        state = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise MediaFailed("missing_file", f"{path.name} does not exist in {path.parent}") from None
     except OSError as error:
         raise MediaFailed("not_media", f"{path.name} cannot be read: {explain(error)}") from error
     if path.is_dir():
         raise MediaFailed("not_media", f"{path.name} is a folder; give a media file")
-    if size == 0:
+    if not stat.S_ISREG(state.st_mode):  # opening a pipe would wait for somebody to write into it
+        raise MediaFailed("not_media", f"{path.name} is no file but a device or a pipe")
+    if state.st_size == 0:
         raise MediaFailed("zero_bytes", f"{path.name} has 0 bytes")
-    return size
+    return state.st_size
 
 
 def open_container(path: Path) -> InputContainer:
@@ -136,6 +140,13 @@ def _on_one_thread(stream: MediaStream, path: Path) -> MediaStream:
     context.thread_type = "NONE"
     context.thread_count = 1
     return stream
+
+
+def read_only(container: InputContainer, stream: VideoStream | AudioStream) -> None:
+    """Leave the packets of all other tracks unread."""
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = Discard.all
 
 
 def is_flush(packet: Packet[VideoStream] | Packet[AudioStream]) -> bool:

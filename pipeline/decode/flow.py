@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decode.container import Closing, Facts
+from pipeline.decode.decoders import AUTO
 from pipeline.decode.frames import FrameFolder
 from pipeline.decode.video import VideoReader
 from pipeline.errors import MediaFailed
+
+if TYPE_CHECKING:
+    import torch
 
 _PAIRS = (("u", "v"), ("flow_x", "flow_y"))  # horizontal, vertical
 
@@ -33,14 +38,21 @@ class FlowReader(Closing):
         self._components = (horizontal, vertical)
         self.num_frames: int = horizontal.num_frames
         self.rate_hz: float | None = horizontal.rate_hz
-        self.facts: Facts = dict(horizontal.facts)
+        self.device = horizontal.device
+        both = (horizontal.facts, vertical.facts)
         for name in ("num_frames", "width", "height"):
-            u, v = horizontal.facts[name], vertical.facts[name]
+            u, v = (facts[name] for facts in both)
             if u != v:
                 self.close()
                 raise MediaFailed(
                     "frame_gap", f"{path.name}: {name} is {u} in the horizontal flow and {v} in the vertical"
                 )
+
+    @property
+    def facts(self) -> Facts:
+        """Those of the horizontal component; where the vertical one was decoded with trouble, they say so too."""
+        u, v = (component.facts for component in self._components)
+        return {**u, **{name: v[name] for name in ("fallback", "complaint") if name in v}}
 
     def close(self) -> None:
         """Close the files."""
@@ -63,6 +75,21 @@ class FlowReader(Closing):
         """
         return np.stack([_grey(component.read(indices)) for component in self._components], axis=1)
 
+    def read_tensor(self, indices: Sequence[int]) -> torch.Tensor:
+        """The flow of ``read`` as a tensor on ``device``; it is made grey on the CPU, where it is exact."""
+        import torch
+
+        return torch.from_numpy(self.read(indices)).to(self.device)
+
+    def check(self) -> None:
+        """Decode every picture of both components once; keeps none of them.
+
+        Raises:
+            MediaFailed: ``bad_image``, ``decode_error``.
+        """
+        for component in self._components:
+            component.check()
+
 
 def open_flow(
     path: Path,
@@ -70,6 +97,9 @@ def open_flow(
     end_seconds: float | None = None,
     rate_hz: float | None = None,
     numbers: tuple[int, int] | None = None,
+    *,
+    decoder: str = AUTO,
+    device: str = "cpu",
 ) -> FlowReader:
     """Open precomputed optical flow.
 
@@ -80,14 +110,17 @@ def open_flow(
         end_seconds: end of the stretch, exclusive; ``None``: to the end.
         rate_hz: rate of the flow pictures; needed with a start or an end of a folder.
         numbers: of a folder, the stretch as (first number, number behind the last) instead of times.
+        decoder: of files, a name of ``DECODERS``, or ``auto``. On a GPU flow files are decoded by the CPU all the
+            same: levels are displacements, and a GPU's colours differ by a few levels.
+        device: where ``read_tensor`` of the reader puts the pixels, ``cpu`` or ``cuda:N``.
 
     Raises:
         MediaFailed: ``no_flow``, ``frame_gap`` and whatever reading the frames of either component raises.
+        UsageError: no such decoder here.
     """
     first, second = _components(path)
     if path.is_file():
-        with_times = (start_seconds, end_seconds)
-        return FlowReader(VideoReader(first, *with_times, 1), VideoReader(second, *with_times, 1), path)
+        return _flow_files(first, second, (start_seconds, end_seconds), path, decoder, device)
     stretch = (start_seconds, end_seconds, rate_hz)
     u = FrameFolder(first, *stretch, numbers=numbers, grey=True, min_frames=1)
     v = FrameFolder(second, *stretch, numbers=numbers, grey=True, min_frames=1)
@@ -97,6 +130,20 @@ def open_flow(
             f"{path.name}: {first.name} has frames {u.numbers[0]}..{u.numbers[-1]}, "
             f"{second.name} has {v.numbers[0]}..{v.numbers[-1]}",
         )
+    return FlowReader(u, v, path)
+
+
+def _flow_files(
+    first: Path, second: Path, stretch: tuple[float | None, float | None], path: Path, decoder: str, device: str
+) -> FlowReader:
+    """Open two videos; they are decoded on the CPU."""
+    u = VideoReader(first, *stretch, 1, decoder=decoder)
+    try:
+        v = VideoReader(second, *stretch, 1, decoder=decoder)
+    except BaseException:
+        u.close()
+        raise
+    u.device = v.device = device
     return FlowReader(u, v, path)
 
 

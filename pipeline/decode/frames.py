@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 import os
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decode.container import Closing, Facts, explain
+from pipeline.decode.images import decode_image, decode_on_gpu, image_decoder
 from pipeline.errors import MediaFailed
 
-cv2.setNumThreads(1)  # workers are many; each decodes on one thread
+if TYPE_CHECKING:
+    import torch
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _NUMBER = re.compile(r"(\d+)\D*$")  # the last run of digits in a name
@@ -30,10 +33,23 @@ class FrameReader(Protocol):
 
     num_frames: int  # frames inside [start, end)
     rate_hz: float | None  # mean frame rate; None: a folder of frames without a stated rate
-    facts: Facts  # decoder, codec, width, height, num_frames, ...: plain JSON values
+    device: str  # where `read_tensor` puts the pixels
+
+    @property
+    def facts(self) -> Facts:
+        """Decoder, codec, width, height, num_frames, ...: plain JSON values; complete when the frames were read."""
+        ...
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """Return `(indices, height, width, 3)` uint8 RGB frames of the stretch, in the order asked for."""
+        ...
+
+    def read_tensor(self, indices: Sequence[int]) -> torch.Tensor:
+        """The frames of ``read`` as a tensor on ``device``; frames decoded there never leave it."""
+        ...
+
+    def check(self) -> None:
+        """Decode every frame of the stretch once and keep none; raises ``MediaFailed`` where one is damaged."""
         ...
 
     def close(self) -> None:
@@ -59,6 +75,7 @@ class FrameFolder(Closing):
         rate_hz: frame rate; needed with a start or an end.
         numbers: the stretch as (first number, number behind the last) instead of times.
         grey: read one channel, `(indices, height, width)`.
+        device: where ``read_tensor`` puts the pixels, ``cpu`` or ``cuda:N``; a GPU decodes JPEG itself.
         min_frames: fewer pictures in the stretch are an error; motion needs 2.
 
     Raises:
@@ -75,16 +92,19 @@ class FrameFolder(Closing):
         *,
         numbers: tuple[int, int] | None = None,
         grey: bool = False,
+        device: str = "cpu",
         min_frames: int = 2,
     ) -> None:
         self._path = path
         self._grey = grey
+        self.device = device
         self.rate_hz = rate_hz
-        names = _numbered(path)
+        listing = _listing(path)
+        names, all_numbers = listing.names, listing.numbers
         if numbers is None:
-            self.numbers = _stretch(sorted(names), start_seconds, end_seconds, rate_hz, path)
+            self.numbers = _stretch(all_numbers, start_seconds, end_seconds, rate_hz, path)
         else:
-            self.numbers = _numbered_stretch(names, numbers, path)
+            self.numbers = _numbered_stretch(listing, numbers, path)
         self._names = [names[number] for number in self.numbers]
         self.num_frames = len(self._names)
         if self.num_frames < min_frames:
@@ -93,10 +113,12 @@ class FrameFolder(Closing):
             )
         self._size: tuple[int, int] | None = None
         self._size = self._image(0).shape[:2]
+        codec = Path(self._names[0]).suffix.lower().lstrip(".").replace("jpg", "jpeg")
         self.facts: Facts = {
-            "decoder": f"OpenCV {cv2.__version__}",
+            "decoder": image_decoder(codec),
+            "decode_device": "cpu",
             "container": "folder",
-            "codec": Path(self._names[0]).suffix.lower().lstrip(".").replace("jpg", "jpeg"),
+            "codec": codec,
             "height": self._size[0],
             "width": self._size[1],
             "num_frames": self.num_frames,
@@ -105,10 +127,10 @@ class FrameFolder(Closing):
             "file_frames": len(names),
         }
         if rate_hz is not None and numbers is None:
-            behind = (self.numbers[-1] - min(names) + 1) / rate_hz
+            behind = (self.numbers[-1] - all_numbers[0] + 1) / rate_hz
             self.facts["rate_hz"] = rate_hz
             self.facts["seconds"] = self.num_frames / rate_hz
-            at_end = self.numbers[-1] == max(names)
+            at_end = self.numbers[-1] == all_numbers[-1]
             self.facts["missing_seconds"] = max(0.0, end_seconds - behind) if end_seconds and at_end else 0.0
 
     def close(self) -> None:
@@ -138,13 +160,45 @@ class FrameFolder(Closing):
             frames[places] = self._image(index)
         return frames
 
-    def _image(self, index: int) -> NDArray[np.uint8]:
-        name = self._names[index]
+    def read_tensor(self, indices: Sequence[int]) -> torch.Tensor:
+        """The pictures of ``read`` as a tensor on ``device``: JPEG is decoded there, in one batch, if it is a GPU.
+
+        Returns:
+            `(indices, height, width, 3)` uint8 RGB, `(indices, height, width)` for ``grey``.
+
+        Raises:
+            MediaFailed, IndexError: as ``read``.
+        """
+        import torch
+
+        if self.device != "cpu" and not self._grey and self.facts["codec"] == "jpeg":
+            unique, rows = np.unique(np.asarray(indices, np.int64).reshape(-1), return_inverse=True)
+            if len(unique) and unique[0] >= 0 and unique[-1] < self.num_frames:
+                names = [self._names[index] for index in unique.tolist()]
+                decoded = decode_on_gpu([self._bytes(name) for name in names], names, self._size, self.device)
+                if decoded is not None:
+                    self.facts["decoder"], self.facts["decode_device"] = "torchvision nvJPEG", self.device
+                    return decoded[torch.from_numpy(rows).to(decoded.device)]
+        return torch.from_numpy(self.read(indices)).to(self.device)
+
+    def check(self) -> None:
+        """Decode every picture of the stretch once; keeps none of them.
+
+        Raises:
+            MediaFailed: ``bad_image``.
+        """
+        for index in range(self.num_frames):
+            self._image(index)
+
+    def _bytes(self, name: str) -> bytes:
         try:
-            data = (self._path / name).read_bytes()
+            return (self._path / name).read_bytes()
         except OSError as error:
             raise MediaFailed("bad_image", f"{name} cannot be read: {explain(error)}") from error
-        image = decode_image(data, name, grey=self._grey)
+
+    def _image(self, index: int) -> NDArray[np.uint8]:
+        name = self._names[index]
+        image = decode_image(self._bytes(name), name, grey=self._grey)
         if self._size is not None and image.shape[:2] != self._size:
             raise MediaFailed(
                 "bad_image",
@@ -153,40 +207,16 @@ class FrameFolder(Closing):
         return image
 
 
-def decode_image(data: bytes, name: str, *, grey: bool = False) -> NDArray[np.uint8]:
-    """Decode a JPEG or PNG picture to `(height, width, 3)` RGB, or to `(height, width)` for ``grey``.
+@dataclass(frozen=True)
+class _Listing:
+    """The pictures of a folder."""
 
-    Args:
-        data: contents of the file.
-        name: its name, for messages.
-        grey: luminance only.
-
-    Raises:
-        MediaFailed: ``bad_image``.
-    """
-    if not _is_complete(data):
-        raise MediaFailed("bad_image", f"{name} ({len(data)} bytes) is no complete JPEG or PNG picture")
-    flag = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
-    except cv2.error as error:
-        raise MediaFailed("bad_image", f"{name} ({len(data)} bytes) cannot be decoded: {explain(error)}") from error
-    if image is None:
-        raise MediaFailed("bad_image", f"{name} ({len(data)} bytes) cannot be decoded")
-    return np.asarray(image if grey else cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+    names: Mapping[int, str]  # by number
+    numbers: Sequence[int]  # ascending
 
 
-def _is_complete(data: bytes) -> bool:
-    """Whether the end marker is there: of a picture cut off, OpenCV fills the rest with grey and says nothing."""
-    if data[:2] == b"\xff\xd8":
-        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return data.rfind(b"IEND") > 8
-    return False
-
-
-def _numbered(path: Path) -> dict[int, str]:
-    """File name of every picture in a folder, by number; clips of one folder share the listing.
+def _listing(path: Path) -> _Listing:
+    """The pictures of a folder; clips of one folder share the listing.
 
     It is listed anew when its time of change moves: pictures come and go, and a name says nothing about the content.
     """
@@ -199,9 +229,9 @@ def _numbered(path: Path) -> dict[int, str]:
     return _listed(path, changed)
 
 
-@lru_cache(maxsize=4)  # the folders of one video; a folder of an hour's frames has 200,000 names
-def _listed(path: Path, changed: int) -> dict[int, str]:
-    """The listing behind ``_numbered``."""
+@lru_cache(maxsize=8)  # frames, u and v of two videos; a folder of an hour's frames has 200,000 names
+def _listed(path: Path, changed: int) -> _Listing:
+    """The listing behind ``_listing``."""
     try:
         names = [entry.name for entry in os.scandir(path)]
     except FileNotFoundError:
@@ -223,17 +253,19 @@ def _listed(path: Path, changed: int) -> dict[int, str]:
     if not numbered:
         found = f"its {len(names)} entries are {', '.join(sorted(names)[:4])}" if names else "it is empty"
         raise MediaFailed("no_frames", f"{path.name} holds no JPEG or PNG pictures; {found}")
-    return numbered
+    return _Listing(numbered, sorted(numbered))
 
 
-def _numbered_stretch(names: Mapping[int, str], numbers: tuple[int, int], path: Path) -> list[int]:
+def _numbered_stretch(listing: _Listing, numbers: tuple[int, int], path: Path) -> list[int]:
     """Numbers of the pictures of a stretch given by numbers; every one has to be there."""
+    names = listing.names
     kept = [number for number in range(*numbers) if number in names]
     wanted = numbers[1] - numbers[0]
     if not kept:
         raise MediaFailed(
             "past_end",
-            f"{path.name} has none of frames {numbers[0]}..{numbers[1] - 1}; it has {min(names)}..{max(names)}",
+            f"{path.name} has none of frames {numbers[0]}..{numbers[1] - 1}; it has "
+            f"{listing.numbers[0]}..{listing.numbers[-1]}",
         )
     if len(kept) < wanted:
         missing = next(number for number in range(*numbers) if number not in names)
@@ -245,7 +277,7 @@ def _numbered_stretch(names: Mapping[int, str], numbers: tuple[int, int], path: 
 
 
 def _stretch(
-    numbers: list[int], start: float | None, end: float | None, rate_hz: float | None, path: Path
+    numbers: Sequence[int], start: float | None, end: float | None, rate_hz: float | None, path: Path
 ) -> list[int]:
     """Numbers of the pictures with start <= time < end; every number in between has to be there."""
     low, high = 0.0, math.inf
@@ -262,8 +294,8 @@ def _stretch(
         raise MediaFailed(
             "past_end", f"{path.name}: the stretch starts at frame {low:.0f} ({start} s), the last frame is {last}"
         )
-    kept = [number for number in numbers if low <= number - origin < high]
     expected = range(origin + int(low), origin + 1 + int(min(last, high - 1)))
+    kept = list(numbers[bisect_left(numbers, expected.start) : bisect_left(numbers, expected.stop)])
     if len(kept) < len(expected):
         missing = sorted(set(expected) - set(kept))
         raise MediaFailed(

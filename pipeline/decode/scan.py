@@ -6,9 +6,11 @@ anything is decoded, and frames are addressed by the times they are shown at, no
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +19,16 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from pipeline.decode.container import file_size, is_flush, media_errors, open_container, tagged_seconds, video_stream
+from pipeline.decode.bitstream import packet_check
+from pipeline.decode.container import (
+    file_size,
+    is_flush,
+    media_errors,
+    open_container,
+    read_only,
+    tagged_seconds,
+    video_stream,
+)
 from pipeline.errors import MediaFailed
 
 # XviD and DivX put two frames into one packet and follow it by a packet of a few bytes that holds none.
@@ -34,7 +45,8 @@ class _Packet(NamedTuple):
     size: int
     is_key: bool
     is_discarded: bool  # before the start of an edit list: decoded, never shown
-    is_corrupt: bool
+    is_corrupt: bool  # the container lost a part of it
+    damage: str  # what shows in its bytes; "": nothing
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,13 @@ class VideoScan:
     leading_frames: int  # packets shown before the first key frame: they cannot be decoded and are not counted
     container: str
     codec: str
+    stream_index: int  # of the track in the file
+    pixel_format: str  # as the header states it
+    coded_size: tuple[int, int]  # height, width as the header states them, before any rotation
+    order: NDArray[np.int64]  # (frames,) place of each frame's packet in the file
+    sizes: NDArray[np.int64]  # (frames,) bytes of each frame's packet; 0 where only the order is known
+    damaged: NDArray[np.int64]  # (damaged packets,) ascending places in the file
+    damage: tuple[str, ...]  # what is wrong with each of them
 
     @property
     def times(self) -> NDArray[np.float64]:
@@ -56,6 +75,41 @@ class VideoScan:
         unit = self.time_base
         seconds: NDArray[np.float64] = (self.pts - self.pts[0]) * float(unit.numerator) / float(unit.denominator)
         return seconds
+
+    @property
+    def has_open_groups(self) -> bool:
+        """Whether frames are shown before a key frame that they follow in the file."""
+        is_key = np.isin(self.pts, self.keys)
+        last_place = np.maximum.accumulate(self.order)  # of a frame and all that are shown before it
+        return bool((last_place[is_key] > self.order[is_key]).any())
+
+    def key_before(self, position: int) -> int:
+        """Position of the last key frame shown at or before a position; 0: the key frame itself is not shown."""
+        last = int(np.searchsorted(self.keys, self.pts[position], side="right")) - 1
+        return 0 if last < 0 else min(int(np.searchsorted(self.pts, self.keys[last])), position)
+
+    def check_damage(self, positions: Sequence[int], path: Path) -> None:
+        """Refuse frames whose packets are damaged, or another one since the key frame that they are decoded from.
+
+        Args:
+            positions: of the wanted frames.
+            path: the file, for messages.
+
+        Raises:
+            MediaFailed: ``decode_error``.
+        """
+        for position in positions if len(self.damaged) else ():
+            begin, end = self.order[self.key_before(position)], self.order[position]
+            hit = np.flatnonzero((self.damaged >= begin) & (self.damaged <= end))
+            if len(hit):
+                where = np.flatnonzero(self.order == self.damaged[hit[0]])
+                name = f"frame {int(where[0])}" if len(where) else f"packet {int(self.damaged[hit[0]])}"
+                raise MediaFailed("decode_error", f"{path.name}: {name} is damaged: {self.damage[int(hit[0])]}")
+
+
+_KEPT_SCANS = 16  # many clips can lie in one long file
+_scans: OrderedDict[tuple[Path, int, int], VideoScan] = OrderedDict()
+_lock = threading.Lock()
 
 
 def scan_video(path: Path) -> VideoScan:
@@ -66,46 +120,102 @@ def scan_video(path: Path) -> VideoScan:
         MediaFailed: ``missing_file``, ``zero_bytes``, ``not_media``, ``truncated``, ``no_frames``; ``decode_error``
             for a file whose frames can only be counted by decoding it.
     """
+    scan, container = scan_and_open(path)
+    if container is not None:
+        container.close()
+    return scan
+
+
+def scan_and_open(path: Path) -> tuple[VideoScan, InputContainer | None]:
+    """Scan a video file; where that had to open it, the container comes along, at its end: opening twice costs.
+
+    Raises:
+        MediaAbsent, MediaFailed: as ``scan_video``.
+    """
     size = file_size(path)
-    return _scan(path, size, path.stat().st_mtime_ns)
+    key = (path, size, path.stat().st_mtime_ns)
+    with _lock:
+        known = _scans.get(key)
+        if known is not None:
+            _scans.move_to_end(key)
+            return known, None
+    container = open_container(path)
+    try:
+        scan = _scan(container, path, size)
+    except BaseException:
+        container.close()
+        raise
+    with _lock:
+        _scans[key] = scan
+        while len(_scans) > _KEPT_SCANS:
+            _scans.popitem(last=False)
+    return scan, container
 
 
-@lru_cache(maxsize=16)  # many clips can lie in one long file
-def _scan(path: Path, size: int, _modified: int) -> VideoScan:
-    with open_container(path) as container:
-        stream = video_stream(container, path)
-        packets = _packets(container, stream, path)
-        _check_complete(container, stream, packets, path, size)
-        first = next((packet for packet in packets if packet.is_key), packets[0])
-        shown = [p for p in packets if not p.is_discarded and p.size > 0]
-        name, codec = container.format.name, stream.codec_context.name
-        header_frames, time_base = stream.frames, stream.time_base
-        rate_hz = stream.average_rate or stream.guessed_rate or _DEFAULT_RATE_HZ
+def _scan(container: InputContainer, path: Path, size: int) -> VideoScan:
+    stream = video_stream(container, path)
+    read_only(container, stream)
+    packets = _packets(container, stream, path)
+    _check_complete(container, stream, packets, path, size)
+    first = next((packet for packet in packets if packet.is_key), packets[0])
+    name, codec = container.format.name, stream.codec_context.name
+    rate_hz = stream.average_rate or stream.guessed_rate or _DEFAULT_RATE_HZ
+    time_base, leading = stream.time_base, 0
+    damage = {place: found for place, p in enumerate(packets) if (found := _damage_of(p))}
+    shown = [(p.pts, place, p.size) for place, p in enumerate(packets) if not p.is_discarded and p.size > 0]
     by_order = _by_order(name, codec, packets)
-    leading = 0
+    keys: list[int] = []
     if by_order or time_base is None:
-        found, time_base = _decoded_timestamps(path, time_base, rate_hz)
-        keys: list[int] = []
+        if damage:
+            place, what = next(iter(damage.items()))
+            raise MediaFailed("decode_error", f"{path.name}: packet {place} is damaged: {what}")
+        stamps, time_base = _decoded_timestamps(path, time_base, rate_hz)
+        frames = [(stamp, place, 0) for place, stamp in enumerate(stamps)]
+        by_order = True
     else:
         start = first.pts if first.pts is not None else 0
-        found = sorted(p.pts for p in shown if p.pts is not None and p.pts >= start)
-        leading = len(shown) - len(found)
+        frames = sorted((pts, place, bytes_) for pts, place, bytes_ in shown if pts is not None and pts >= start)
+        leading = len(shown) - len(frames)
         keys = sorted({p.pts for p in packets if p.is_key and p.pts is not None})
-    if not found:
+    if not frames:
         raise MediaFailed("no_frames", f"{path.name} has a {codec} track and {len(packets)} packets, none is shown")
-    pts = np.asarray(found, np.int64)
-    pts.flags.writeable = False
-    return VideoScan(pts, np.asarray(keys, np.int64), time_base, by_order, header_frames, leading, name, codec)
+    pts, order, sizes = np.asarray(frames, np.int64).T.copy()
+    for column in (pts, order, sizes):
+        column.flags.writeable = False
+    return VideoScan(
+        pts=pts,
+        keys=np.asarray(keys, np.int64),
+        time_base=time_base,
+        by_order=by_order,
+        header_frames=stream.frames,
+        leading_frames=leading,
+        container=name,
+        codec=codec,
+        stream_index=stream.index,
+        pixel_format=stream.codec_context.pix_fmt or "",
+        coded_size=(stream.codec_context.height, stream.codec_context.width),
+        order=order,
+        sizes=sizes,
+        damaged=np.asarray(sorted(damage), np.int64),
+        damage=tuple(damage[place] for place in sorted(damage)),
+    )
+
+
+def _damage_of(packet: _Packet) -> str:
+    return "a part of it is missing" if packet.is_corrupt else packet.damage
 
 
 def _packets(container: InputContainer, stream: VideoStream, path: Path) -> list[_Packet]:
     """All packets of the track in decoding order."""
     packets: list[_Packet] = []
+    context = stream.codec_context
+    check = packet_check(context.name, context.extradata)
     with media_errors("truncated", f"{path.name} cannot be read to its end"):
         for p in container.demux(stream):
             if not is_flush(p):
+                damage = check(bytes(p))
                 packets.append(
-                    _Packet(p.pts, p.dts, p.duration or 0, p.size, p.is_keyframe, p.is_discard, p.is_corrupt)
+                    _Packet(p.pts, p.dts, p.duration or 0, p.size, p.is_keyframe, p.is_discard, p.is_corrupt, damage)
                 )
     if not packets and stream.frames:
         raise MediaFailed("truncated", f"{path.name}: header states {stream.frames} frames, 0 are in the file")

@@ -19,7 +19,7 @@ import torch
 from pipeline.bank import FeatureBank
 from pipeline.compact import compact_bank, fitted_projections, projection_notes
 from pipeline.datasets import DatasetRequest, load_dataset
-from pipeline.encode import ExtractSettings
+from pipeline.extraction import ExtractSettings
 from pipeline.hparams import resolve_hparams
 from pipeline.process import configure_process
 from pipeline.reports.statistics import mean_and_standard_error

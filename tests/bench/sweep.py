@@ -29,7 +29,7 @@ from pipeline.axes import Axes
 from pipeline.bank import FeatureBank
 from pipeline.compact import compact_bank, fitted_projections
 from pipeline.datasets import DatasetRequest, load_dataset
-from pipeline.encode import ExtractSettings
+from pipeline.extraction import ExtractSettings
 from pipeline.plan import SweepSettings, plan_runs
 from pipeline.process import configure_process
 from pipeline.records import ResultStore

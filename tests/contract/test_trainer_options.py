@@ -17,8 +17,8 @@ from heads.optimiser import OPTIMISERS, StackedOptimiser
 from heads.randomness import RunStreams
 from pipeline.bank import FeatureBank
 from pipeline.compact import compact_bank, compact_dims, fitted_projections, projection_digests
-from pipeline.encode import ExtractSettings
 from pipeline.errors import UsageError
+from pipeline.extraction import ExtractSettings
 from pipeline.hparams import head_shape, rate, stacked_hparams
 from pipeline.plan import SweepSettings, plan_runs
 from pipeline.projection import CompactBank

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Small enough for seconds: 72 clips, 9 runs.
 DEMO = ["demo", "--clips-per-class", "4", "--labels", "1", "--seeds", "1", "--steps", "60", "--workers", "2"]
@@ -26,6 +29,15 @@ def pipe(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[s
 
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished small demo: its workspace and what it printed. Tests must not change it."""
-    work = tmp_path_factory.mktemp("demo")
-    return work, pipe(*DEMO, "--work", work).stdout
+    """A finished small demo: its workspace and what it printed. Tests must not change it.
+
+    The first of pytest's processes that needs it makes it; each has a copy of its own.
+    """
+    mine = tmp_path_factory.getbasetemp()
+    shared = mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
+    first, said, work = shared / "demo-of-all", shared / "demo-said.txt", mine / "demo"
+    with FileLock(shared / "demo.lock"):
+        if not said.exists():
+            said.write_text(pipe(*DEMO, "--work", first).stdout)
+    shutil.copytree(first, work)
+    return work, said.read_text().replace(str(first), str(work))

@@ -12,7 +12,7 @@ import pytest
 from cache.layout import ClipRecord, Status
 from cache.store import FeatureGroup
 from pipeline.datasets import DATASETS
-from pipeline.encode import ExtractSettings
+from pipeline.extraction import ExtractSettings
 from pipeline.records import ResultStore
 from pipeline.running import load_tables, run_missing
 from pipeline.sweepfile import read_sweep_file, shortened

@@ -6,7 +6,6 @@ import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from pipeline.datasets.manifest import read_manifest
 from pipeline.decode.header import _asked, read_header
 from pipeline.errors import MediaError, MediaFailed, PipeError
 from pipeline.types import Clip, Manifest
+from pipeline.workers import Death, Progress
 from tests import media_corpus
 
 HEADER = "clip_id,path,label,domain,split,start,stop,audio_path,flow_path,group,rate_hz\n"
@@ -279,13 +279,13 @@ def test_how_to_get_what_is_missing_is_said(
     assert "Missing video: 20 tracks of 20 clips" in text
 
 
-def killer(batch: datacheck._Batch, advance: Callable[[int], None]) -> dict[str, list[datacheck._Track]]:
+def killer(batch: datacheck._Batch, progress: Progress) -> dict[str, list[datacheck._Track]]:
     """As a decoder that brings its process down at clips whose id says so."""
     found = {}
     for clip in batch.clips:
         if "deadly" in clip.clip_id and clip.clip_id not in batch.deadly:
             os._exit(11)
-        found |= CHECK_BATCH(datacheck._Batch((clip,), batch.deep, batch.deadly), advance)
+        found |= CHECK_BATCH(datacheck._Batch((clip,), batch.deep, batch.deadly), progress)
     return found
 
 
@@ -301,16 +301,33 @@ def test_a_file_that_kills_a_process_costs_its_clip(tmp_path: Path, monkeypatch:
     assert "exit code 11" in found.failures[0].detail
 
 
+def test_a_file_that_hangs_costs_its_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    media_corpus.write_video(tmp_path / "a.mp4")
+    media_corpus.write_video(tmp_path / "slow.mp4")
+    monkeypatch.setattr(datacheck, "check_batch", hasty)
+    found = check(manifest_of(tmp_path, "first,a.mp4,c,d,train,,,,,,\nhangs,slow.mp4,c,d,train,,,,,,\n"))
+    assert [(p.clip_id, p.code) for p in found.failures] == [("hangs", "deadline")]
+    assert found.failures[0].detail == "it did not end within 1.5 s, twice"
+
+
+def hasty(batch: datacheck._Batch, progress: Progress) -> dict[str, list[datacheck._Track]]:
+    """As on a file system that does not answer about one file."""
+    datacheck.DEADLINE_SECONDS = 1.5
+    read = read_header
+    datacheck.read_header = lambda path: time.sleep(60) if path.name == "slow.mp4" else read(path)  # type: ignore[attr-defined]
+    return CHECK_BATCH(batch, progress)
+
+
 def test_a_machine_that_kills_everything_is_not_blamed_on_the_files(tmp_path: Path) -> None:
     media_corpus.write_video(tmp_path / "a.mp4")
     clips = manifest_of(tmp_path, "".join(f"{i},a.mp4,c,d,train,,,,,,\n" for i in range(20))).clips
     batch = datacheck._Batch(clips, deep=False)
     with pytest.raises(PipeError, match="died again and again"):
-        datacheck._without_deadly_clip(datacheck._without_deadly_clip(batch, 0, -9), 0, -9)
+        datacheck._without_deadly_clip(datacheck._without_deadly_clip(batch, Death(0, -9)), Death(0, -9))
     for i in range(datacheck.MOST_DEADLY):
-        batch = datacheck._without_deadly_clip(batch, i, -9)
+        batch = datacheck._without_deadly_clip(batch, Death(i, -9))
     with pytest.raises(PipeError, match="fewer --workers"):
-        datacheck._without_deadly_clip(batch, 15, -9)
+        datacheck._without_deadly_clip(batch, Death(15, -9))
 
 
 def test_what_nobody_thought_of_is_a_failure_of_its_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,7 +338,7 @@ def test_what_nobody_thought_of_is_a_failure_of_its_clip(tmp_path: Path, monkeyp
         raise ZeroDivisionError("odd")
 
     monkeypatch.setattr(datacheck, "read_header", odd)
-    (track,) = datacheck.check_batch(datacheck._Batch((clip,), False), lambda _: None)["a"]
+    (track,) = datacheck.check_batch(datacheck._Batch((clip,), False), Progress(lambda _: None))["a"]
     assert (track.code, track.detail) == ("unexpected", "a.mp4: ZeroDivisionError: odd")
 
 
@@ -341,7 +358,7 @@ def test_files_that_may_not_be_read_are_named(tmp_path: Path, deep: bool) -> Non
     }
     clips = tuple(Clip(name, "d", "c", "train", name, {"video": path}) for name, path in media.items())
     # In this process: another user may not be able to start Python where the environment lies.
-    found = datacheck.check_batch(datacheck._Batch(clips, deep), lambda _: None)
+    found = datacheck.check_batch(datacheck._Batch(clips, deep), Progress(lambda _: None))
     (tmp_path / "secret").chmod(0o700)
     first = {name: tracks[0] for name, tracks in found.items()}
     assert {name: track.code for name, track in first.items() if track.code} == {

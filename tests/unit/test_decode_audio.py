@@ -9,8 +9,9 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.decode import Sound, read_sound
-from pipeline.errors import MediaAbsent, MediaError
+from pipeline.decode import RESAMPLERS, Sound, read_sound
+from pipeline.decode.resample import Resampler
+from pipeline.errors import MediaAbsent, MediaError, UsageError
 from pipeline.types import canonical_json
 from tests import media_corpus as corpus
 
@@ -275,3 +276,58 @@ def test_half_a_second_missing_of_many(tmp_path: Path) -> None:
     error = failure(corpus.cut_file(path, tmp_path / "cut.mkv", int(path.stat().st_size * 0.95)))
     assert error.code == "truncated"
     assert "20.00 s" in error.detail
+
+
+@pytest.mark.parametrize(("name", "decibels"), [("swresample", 60), ("soxr-hq", 95), ("soxr-vhq", 95)])
+def test_resamplers_keep_the_signal(tmp_path: Path, name: str, decibels: float) -> None:
+    if reason := RESAMPLERS[name].why_not():
+        pytest.skip(reason)
+    rate_hz = 44100
+    path = corpus.write_sound(tmp_path / "a.wav", corpus.sine(4 * rate_hz, rate_hz)[None], rate_hz, codec="pcm_f32le")
+    sound = read_sound(path, 16000, resampler=name)
+    assert sound.facts["resampler"] == name
+    assert len(sound.samples) == 64000
+    noise = (sound.samples - corpus.sine(64000, 16000))[1000:-1000]
+    signal = float(np.sqrt(np.mean(corpus.sine(64000, 16000) ** 2)))
+    assert 20 * np.log10(signal / np.sqrt(np.mean(noise**2))) > decibels
+    if name.startswith("soxr"):
+        noise_at_all = np.random.default_rng(0).standard_normal(20_000).astype(np.float32)
+        quality = name.removeprefix("soxr-").upper()
+        direct = pytest.importorskip("soxr").resample(noise_at_all, 44100, 16000, quality=quality)
+        assert np.array_equal(RESAMPLERS[name].run(noise_at_all, 44100, 16000), direct)
+    for start, end in ((1.25, 2.875), (2.5, None)):
+        part = read_sound(path, 16000, start, end, resampler=name).samples
+        whole = sound.samples[round(start * 16000) : None if end is None else round(end * 16000)]
+        assert len(part) == len(whole)
+        assert np.abs(part - whole).max() < 1e-4
+
+
+def test_resamplers_leave_the_wanted_rate_alone_and_need_their_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = corpus.write_sound(tmp_path / "a.wav", corpus.sine(16000, 16000)[None], 16000)
+    with pytest.raises(UsageError, match="Did you mean 'soxr-hq'"):
+        read_sound(path, 16000, resampler="soxr-h")
+    monkeypatch.setitem(RESAMPLERS, "soxr-vhq", Resampler(RESAMPLERS["soxr-vhq"].run, lambda: "it is not here"))
+    with pytest.raises(UsageError, match="it is not here"):
+        read_sound(path, 16000, resampler="soxr-vhq")
+    if not RESAMPLERS["soxr-hq"].why_not():
+        sound = read_sound(path, 16000, resampler="soxr-hq")
+        assert sound.facts["resampler"] == "none"
+        assert np.array_equal(sound.samples, read_sound(path, 16000).samples)
+
+
+def test_silent_empty_and_absent_are_three_things(tmp_path: Path) -> None:
+    silent = corpus.write_sound(tmp_path / "silent.wav", np.zeros((1, 16000), np.float32), 16000)
+    assert read_sound(silent, 16000).facts["silent"] is True
+    empty = tmp_path / "empty.wav"
+    with wave.open(str(empty), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+    error = failure(empty)
+    assert not isinstance(error, MediaAbsent)
+    assert error.code == "no_samples"
+    mute = failure(corpus.write_video(tmp_path / "mute.mp4", 10))
+    assert isinstance(mute, MediaAbsent)
+    assert mute.code == "no_audio_stream"

@@ -16,8 +16,10 @@ from cache.layout import Status
 from pipeline.datasets import epic
 from pipeline.datasets.pickles import read_frame
 from pipeline.datasets.source import DatasetRequest
-from pipeline.encode import Clock, ExtractSettings, extract_clip
+from pipeline.decoding import Clock
+from pipeline.encode import extract_clip
 from pipeline.errors import ManifestError, UsageError
+from pipeline.extraction import ExtractSettings
 from pipeline.types import Clip, Manifest
 from tests.conftest import SHARED, _needed
 from tests.miniatures import epic as miniature

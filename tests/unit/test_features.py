@@ -11,8 +11,8 @@ from cache.store import FeatureGroup
 from extractors.backbone import DEFAULT_BACKBONES, PRESETS
 from extractors.encoder import PRECISIONS
 from extractors.loading import Weights, random_weights
-from pipeline.encode import ExtractSettings
 from pipeline.errors import UsageError
+from pipeline.extraction import ExtractSettings
 from pipeline.features import FeatureRequest, chosen_backbones, fast_precision, settle, weight_choices
 
 AUDIO = ("audio",)
@@ -144,3 +144,23 @@ def test_taps_that_a_network_does_not_have(tmp_path: Path, backbones: tuple[str,
     wish = request_(tmp_path, backbones=backbones, tap=tap, weights=("random:0",))
     with pytest.raises(UsageError, match=message):
         settle(wish, "mine", "tiny", tmp_path, extracting=True)
+
+
+def test_a_flow_network_takes_weights_by_name_and_the_cache_knows_them(tmp_path: Path) -> None:
+    request = FeatureRequest(
+        modalities=("flow",),
+        flow_method="raft-small",
+        weights_folder=tmp_path / "none",
+        weights=("raft-small=random:3",),
+    )
+    settings = settle(request, "small", "tiny", tmp_path, extracting=True)
+    assert settings.flow_weights is not None
+    assert settings.flow_weights.identity == "random:3"
+    with pytest.raises(UsageError, match=r"raft_small_C_T_V2-01064c6d.pth"):
+        settle(replace(request, weights=()), "small", "tiny", tmp_path, extracting=True)
+    identity = replace(settings, flow_weights=Weights("sha256:abc", "")).identity("small", "flow")
+    FeatureGroup.open_or_create(tmp_path, identity, ["c"], 160, 1, {}, {"weights": "", "flow": "from a file"})
+    known = settle(replace(request, weights=()), "small", "tiny", tmp_path, extracting=False)
+    assert known.flow_weights == Weights("sha256:abc", "from a file")
+    plain = settle(replace(request, weights=(), flow_method="tvl1"), "small", "tiny", tmp_path, extracting=True)
+    assert plain.flow_weights is None

@@ -13,8 +13,10 @@ import pytest
 from cache.layout import Status
 from pipeline.datasets import kinetics_sounds as ks
 from pipeline.datasets.source import DatasetRequest
-from pipeline.encode import Clock, ExtractSettings, extract_clip
+from pipeline.decoding import Clock
+from pipeline.encode import extract_clip
 from pipeline.errors import ManifestError, UsageError
+from pipeline.extraction import ExtractSettings
 from pipeline.splits import Labels, make_split
 from pipeline.types import Clip, Manifest, PerClass
 from tests.conftest import SHARED, _needed

@@ -92,8 +92,8 @@ def test_mistakes_are_named():
         log_magnitude(torch.zeros(2, 0))
     with pytest.raises(ValueError, match="hop_samples is 0"):
         log_magnitude(torch.zeros(1, 600), 512, 0)
-    with pytest.raises(ValueError, match="'mel'; allowed: power, magnitude"):
-        AudioInput(RATE, 600, kind="mel")
+    with pytest.raises(ValueError, match="'cqt'; allowed: power, magnitude, mel"):
+        AudioInput(RATE, 600, kind="cqt")
     with pytest.raises(ValueError, match="overlap_samples is 512; allowed: 0 to 511"):
         AudioInput(RATE, 600, 512, 512)
 

@@ -21,8 +21,8 @@ from cache.store import FeatureGroup
 from heads.fillers import FILLERS, FillerState
 from heads.methods import METHODS
 from pipeline.bank import FeatureBank
-from pipeline.encode import ExtractSettings
 from pipeline.errors import UsageError
+from pipeline.extraction import ExtractSettings
 from pipeline.missing import Finetuning, MissingEvaluation, MissingRow, evaluate_runs, kept_subsets, write_missing
 from pipeline.plan import SweepSettings, plan_runs
 from pipeline.records import ResultStore

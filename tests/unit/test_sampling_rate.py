@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from extractors.inputs import FrameInput
 from extractors.views.plan import plan_frames
 from extractors.views.sampling import interval_at_rate
-from pipeline import encode
-from pipeline.errors import MediaFailed
+from pipeline import decoding, encode
+from pipeline.extraction import ExtractSettings
 from pipeline.types import Clip
 
 STEPS = FrameInput(3, 7, 40, 32, 32, mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -125,13 +125,14 @@ def test_extraction_samples_pictures_at_the_rate_of_the_manifest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modality: str
 ):
     spec = SECONDS if modality == "video" else dataclasses.replace(SECONDS, mean=(0.0, 0.0), std=(1.0, 1.0))
-    monkeypatch.setattr(encode, "_frame_spec", lambda settings, modality: spec)
+    for module in (decoding, encode):
+        monkeypatch.setattr(module, "frame_spec", lambda settings, modality: spec)
     folders = [grey_pictures(tmp_path / name) for name in ("frames", "flow/u", "flow/v")]
     media = {"video": folders[0]} if modality == "video" else {"flow": folders[1].parent}
     clip = Clip("c", "d", "walk", "train", "g", media, rate_hz=5.0)
-    read = encode._frame_inputs if modality == "video" else encode._stored_flow_inputs
-    (clean_view, *_), _ = read(clip, [modality], encode.ExtractSettings(), encode.Clock())[modality]
+    decoded = decoding.decode_clip(clip, [modality], ExtractSettings())
+    ((_, (clean_view, *_), _),) = encode._rendered([decoded], modality, ExtractSettings(), decoding.Clock())
     assert clean_view.mean((0, 2, 3)).tolist() == [30.0, 80.0, 130.0]  # window of 15 from frame 3, every 5th
-    with pytest.raises(MediaFailed, match="state rate_hz in the manifest") as caught:
-        read(dataclasses.replace(clip, rate_hz=None), [modality], encode.ExtractSettings(), encode.Clock())
-    assert caught.value.code == "no_rate"
+    unknown = decoding.decode_clip(dataclasses.replace(clip, rate_hz=None), [modality], ExtractSettings())
+    assert unknown.records[modality].code == "no_rate"
+    assert "state rate_hz in the manifest" in unknown.records[modality].detail

@@ -12,8 +12,10 @@ import pytest
 from cache.layout import Status
 from pipeline.datasets import ucf101
 from pipeline.datasets.source import DatasetRequest
-from pipeline.encode import Clock, ExtractSettings, extract_clip
+from pipeline.decoding import Clock
+from pipeline.encode import extract_clip
 from pipeline.errors import ManifestError, UsageError
+from pipeline.extraction import ExtractSettings
 from pipeline.splits import Labels, make_split
 from pipeline.types import Clip, Manifest, PerClass
 from tests.miniatures import ucf101 as miniature

@@ -6,12 +6,13 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import MediaFailed
-from pipeline.workers import Advance, WorkerFailed, run_tasks
+from pipeline.workers import Advance, Death, Pool, Progress, WorkerFailed, run_tasks
 
 
 def ignore(amount: int) -> None:
@@ -133,9 +134,9 @@ def die_on_seven(task: tuple[int, ...], advance: Advance) -> int:
     return sum(task)
 
 
-def without_what_kills(task: tuple[int, ...], done: int, exit_code: int | None) -> tuple[int, ...]:
-    assert exit_code == -signal.SIGSEGV
-    return (*task[:done], 0, *task[done + 1 :])
+def without_what_kills(task: tuple[int, ...], death: Death) -> tuple[int, ...]:
+    assert (death.exit_code, death.code) == (-signal.SIGSEGV, "crash")
+    return (*task[: death.done], 0, *task[death.done + 1 :])
 
 
 def test_what_kills_workers_twice_can_be_left_out() -> None:
@@ -145,3 +146,65 @@ def test_what_kills_workers_twice_can_be_left_out() -> None:
     results = dict(run_tasks(die_on_seven, tasks, 1, progress.append, without_what_kills))
     assert results == {0: 3, 1: 8}
     assert sum(progress) == 6
+
+
+def hang_on_seven(task: tuple[int, ...], progress: Progress) -> int:
+    """Pieces after the first task's take long without being guarded."""
+    for number in task:
+        with progress.guard(1.0):
+            time.sleep(60 if number == 7 else 0)
+        time.sleep(1.5 if number == 5 else 0)  # longer than a guarded piece may take, and not guarded
+        progress(1)
+    return sum(task)
+
+
+def without_what_hangs(task: tuple[int, ...], death: Death) -> tuple[int, ...]:
+    assert (death.code, str(death)) == ("deadline", "it did not end within 1 s, twice")
+    return (*task[: death.done], 0, *task[death.done + 1 :])
+
+
+def test_what_hangs_twice_can_be_left_out_and_other_workers_go_on() -> None:
+    progress: list[int] = []
+    start = time.monotonic()
+    results = dict(run_tasks(hang_on_seven, [(1, 7, 2), (5, 5)], 2, progress.append, without_what_hangs))
+    assert results == {0: 3, 1: 10}
+    assert sum(progress) == 5
+    assert time.monotonic() - start < 30
+
+
+def test_a_deadline_is_nothing_to_the_callers_own_process() -> None:
+    assert list(run_tasks(guarded_for_no_time, [1], 1, ignore)) == [(0, 1)]
+
+
+def guarded_for_no_time(task: int, progress: Progress) -> int:
+    with progress.guard(0.0):
+        return task
+
+
+def attempts(task: Path, progress: Progress) -> int:
+    if not task.exists():
+        task.touch()
+        os._exit(1)
+    return progress.attempt
+
+
+def test_a_task_knows_that_a_worker_died_on_it(tmp_path: Path) -> None:
+    paths = [tmp_path / "there", tmp_path / "kills"]
+    paths[0].touch()
+    assert dict(run_tasks(attempts, paths, 2, ignore)) == {0: 0, 1: 1}
+
+
+def own_process(task: int, progress: Progress) -> int:
+    if task < 0:
+        raise MediaFailed("truncated", "no more")
+    progress(1)
+    return os.getpid()
+
+
+def test_a_pool_stays_for_more_tasks_also_after_an_error() -> None:
+    with closing(Pool(own_process, 1)) as pool:
+        first = dict(pool.run([1, 2], ignore))
+        with pytest.raises(MediaFailed, match="no more"):
+            list(pool.run([-1], ignore))
+        assert set(dict(pool.run([3], ignore)).values()) == set(first.values())
+    assert multiprocessing.active_children() == []
