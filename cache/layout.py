@@ -4,11 +4,12 @@ A group is one folder ``<root>/<dataset>/<modality>-<backbone>-<digest>.zarr``:
 
 ======================  =============================================================================================
 ``zarr.json``           Zarr v3 group; its attributes hold the identity and the library versions
-``features/``           ``(clips, views, dim)`` float16, chunks ``(unit, 1, dim)``, crc32c, fill value NaN
+``features/``           ``(clips, views, dim)`` float16 or float32, chunks ``(unit, 1, dim)``, crc32c, fill value NaN
 ``status/``             ``(clips,)`` uint8: 0 todo, 1 present, 2 absent, 3 failed
 ``clip_id/``            ``(clips,)`` string; empty where a unit was padded
-``clips.json``          unit size and the clip id of every row; written last when the group is made
+``clips.json``          unit size and the clip id of every row; written last when the group is made or grows
 ``commits/<unit>.json`` one per finished unit, written last: the truth about its rows
+``leases/``             while processes work on it: who works on what
 ======================  =============================================================================================
 
 A chunk that is missing reads back as NaN, never as a plausible value.
@@ -19,13 +20,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from cache.seal import sealed
+
 SCHEMA = 1
+DTYPES = ("float16", "float32")  # of features; the first where the setting ``dtype`` is absent
 
 
 class CacheError(Exception):
@@ -79,10 +83,67 @@ class Identity:
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
+    def dtype(self) -> str:
+        """Of the stored features: the setting ``dtype``, float16 where it is absent.
+
+        Raises:
+            CacheError: features are not stored in this type.
+        """
+        dtype = str(self.settings.get("dtype", DTYPES[0]))
+        if dtype not in DTYPES:
+            raise CacheError(f"features are stored as {' or '.join(DTYPES)}, not {dtype!r}")
+        return dtype
+
+    @property
     def folder(self) -> Path:
         """Folder of the group below the cache root."""
         backbone = self.backbone.replace(":", "-")  # torchvision:NAME; a colon is no part of a file name everywhere
         return Path(self.dataset) / f"{self.modality}-{backbone}-{self.digest[:12]}.zarr"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The rows of a group."""
+
+    unit: int  # rows per unit
+    clip_ids: tuple[str, ...]  # of every row; "" is padding
+
+    def to_bytes(self) -> bytes:
+        """The content of ``clips.json``."""
+        return json.dumps(sealed({"schema": SCHEMA, "unit": self.unit, "clip_ids": list(self.clip_ids)})).encode()
+
+
+def _listing_1(plain: Mapping[str, Any]) -> Listing:
+    return Listing(int(plain["unit"]), tuple(plain["clip_ids"]))
+
+
+LISTINGS: Mapping[int, Callable[[Mapping[str, Any]], Listing]] = {1: _listing_1}  # a reader per schema
+
+
+def read_listing(text: bytes, where: str) -> Listing:
+    """The rows of a group of any schema up to this version's.
+
+    Args:
+        text: content of ``clips.json``.
+        where: the group, for messages.
+
+    Raises:
+        CacheError: the file is damaged, or a newer version of pipe wrote it.
+    """
+    try:
+        plain = json.loads(text)
+        schema = plain["schema"]
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise CacheError(
+                f"{where} has cache schema {schema}; this version reads schema {SCHEMA} and older: a newer pipe wrote "
+                "it. Update pipe (pip install -U pipe-features), or extract again into another folder"
+            )
+        return LISTINGS[schema](plain)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CacheError(
+            f"{where}/clips.json cannot be read ({type(error).__name__}: {error}); `pipe cache verify` says what is "
+            f"left of it, or delete {where} to extract again"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec
 
-from cache.layout import (
-    SCHEMA,
-    CacheError,
-    ClipRecord,
-    Identity,
-    Status,
-    flush_to_disk,
-    write_atomically,
-)
+from cache.commits import digest_of, essence, parse_commit, records_of
+from cache.encoding import FeatureFormat, encode_rows
+from cache.growth import create_group, grow, is_whole
+from cache.layout import CacheError, ClipRecord, Identity, Status, read_listing
+from cache.leases import Checked, LeaseLost
+from cache.places import LocalPlace, Place, place_of
+from cache.seal import sealed
+
+TRIES = 5  # of a file that former holders of a lease write at the same time; each of them does so once
+ADVICE = "run `pipe extract` again: it finds damaged units and makes them anew"
+
+
+class UnitTaken(CacheError):
+    """Another process has committed the unit; what it wrote counts."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,10 @@ class FeatureTable:
     identity: Identity
     digest: str  # of the identity and of every committed value
     clip_ids: tuple[str, ...]
-    features: NDArray[np.float16]  # (clips, views, dim); NaN where not present
+    features: NDArray[Any]  # (clips, views, dim) float16 or float32, as the identity says; NaN where not present
     records: tuple[ClipRecord, ...]  # one per clip
 
-    def select(self, clip_ids: Sequence[str]) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+    def select(self, clip_ids: Sequence[str]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Features ``(clips, views, dim)`` (zero where not present) and presence ``(clips,)`` of the clips asked for.
 
         Raises:
@@ -56,33 +60,57 @@ class FeatureTable:
 
 
 class FeatureGroup:
-    """A group on disk. Units of ``unit`` consecutive rows are written whole, by one writer, and committed last."""
+    """A group in its place. Units of ``unit`` consecutive rows are written whole, by one writer, and committed last.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: folder of the group, or an address that fsspec knows.
+
+    Raises:
+        CacheError: the group is damaged, or a newer version of pipe wrote it.
+        FileNotFoundError: there is no group.
+    """
+
+    def __init__(self, path: Place | Path | str) -> None:
+        self.place = place_of(path)
+        self._set_rows()
         try:
-            clips = json.loads((path / "clips.json").read_text(encoding="utf-8"))
-        except ValueError as error:
+            attributes: dict[str, Any] = json.loads(self.place.read_bytes("zarr.json"))["attributes"]
+            self.identity = Identity.from_json(attributes["identity"])
+            self.notes: dict[str, str] = dict(attributes.get("notes", {}))
+        except (ValueError, KeyError, TypeError) as error:
             raise CacheError(
-                f"{path / 'clips.json'} cannot be read ({error}); delete {path} to extract again"
+                f"{self.place}/zarr.json cannot be read ({type(error).__name__}: {error}); `pipe cache verify` says "
+                f"what is left of it, or delete {self.place} to extract again"
             ) from error
-        if clips["schema"] != SCHEMA:
+        self.format = FeatureFormat.of(self.place.read_bytes("features/zarr.json"), str(self.place))
+        self.dim = self.format.dim
+        self._status: bytes | None = None  # description of the status array, read when something is written
+        if (self.format.unit, self.format.dtype.name) != (self.unit, self.identity.dtype):
             raise CacheError(
-                f"{path} has cache schema {clips['schema']}; this version reads schema {SCHEMA}. "
-                "Use the version of pipe that wrote it, or extract again into another folder"
+                f"{self.place}: features are {self.format.dtype.name} in units of {self.format.unit} clips, the rest "
+                f"of the group says {self.identity.dtype} and {self.unit}; delete that folder and extract again"
             )
-        self.unit: int = clips["unit"]
-        self.clip_ids: tuple[str, ...] = tuple(clips["clip_ids"])  # "" is padding
-        self._group = zarr.open_group(str(path), mode="r+")
-        attributes: dict[str, Any] = dict(self._group.attrs)
-        self.identity = Identity.from_json(attributes["identity"])
-        self.notes: dict[str, str] = dict(attributes.get("notes", {}))
-        self.dim = int(self._array("features").shape[2])
+
+    def _set_rows(self) -> None:
+        listing = read_listing(self.place.read_bytes("clips.json"), str(self.place))
+        self.unit = listing.unit
+        self.clip_ids = listing.clip_ids  # "" is padding
+
+    @property
+    def path(self) -> Path:
+        """Folder of the group.
+
+        Raises:
+            CacheError: it is not in a local folder; use ``place``.
+        """
+        if not isinstance(self.place, LocalPlace):
+            raise CacheError(f"{self.place} is not a local folder; copy it into one first (`pipe cache cp`)")
+        return self.place.folder
 
     @classmethod
     def open_or_create(
         cls,
-        root: Path,
+        root: Place | Path | str,
         identity: Identity,
         clip_ids: Sequence[str],
         dim: int,
@@ -92,72 +120,32 @@ class FeatureGroup:
     ) -> FeatureGroup:
         """Open the group of an identity, make it if it is not there, and add rows for clips it does not know.
 
+        Any number of processes may do this at once, on any number of machines.
+
         Args:
-            root: folder of all caches.
+            root: folder or address of all caches.
             identity: what the features are.
             clip_ids: unique ids in the order of the manifest.
             dim: feature dimension.
             unit: rows per unit; an existing group keeps its own.
             versions: library versions, for the record.
             notes: sentences for the record, for example where the weights come from; kept as the group was made.
+
+        Raises:
+            CacheError: the group that is there is damaged, newer or of another dim, or another process holds it.
+            OSError: it cannot be written: a full disk, a folder that is read-only.
         """
-        path = root / identity.folder
-        if not (path / "clips.json").exists():
-            cls._create(path, identity, dim, unit, {"versions": dict(versions), "notes": dict(notes or {})})
-        group = cls(path)
+        place = place_of(root).child(*identity.folder.parts)
+        if not place.exists("clips.json"):
+            create_group(place, identity, dim, unit, {"versions": dict(versions), "notes": dict(notes or {})})
+        group = cls(place)
         if group.dim != dim:
-            raise CacheError(f"{path} holds features of dim {group.dim}, the backbone gives {dim}; delete that folder")
+            raise CacheError(f"{place} holds features of dim {group.dim}, the backbone gives {dim}; delete that folder")
         known = set(group.clip_ids)
-        group._extend([c for c in clip_ids if c not in known])
+        if any(clip_id not in known for clip_id in clip_ids) or not is_whole(place, len(group.clip_ids)):
+            grow(place, clip_ids)
+            group._set_rows()
         return group
-
-    @classmethod
-    def _create(cls, path: Path, identity: Identity, dim: int, unit: int, facts: Mapping[str, Any]) -> None:
-        """Write an empty group; ``clips.json`` comes last, so a crash before it starts over."""
-        path.mkdir(parents=True, exist_ok=True)
-        group = zarr.open_group(
-            str(path),
-            mode="w",
-            zarr_format=3,
-            attributes={"schema": SCHEMA, "identity": identity.to_json(), **facts},
-        )
-        group.create_array(
-            "features",
-            shape=(0, len(identity.views), dim),
-            chunks=(unit, 1, dim),
-            dtype="float16",
-            fill_value=float("nan"),
-            compressors=[Crc32cCodec()],
-            config={"write_empty_chunks": True},
-            dimension_names=["clip", "view", "dim"],
-            attributes={"views": list(identity.views)},
-        )
-        group.create_array("status", shape=(0,), chunks=(unit,), dtype="uint8", dimension_names=["clip"])
-        group.create_array("clip_id", shape=(0,), chunks=(unit,), dtype=str, dimension_names=["clip"])
-        (path / "commits").mkdir()
-        write_atomically(path / "clips.json", json.dumps({"schema": SCHEMA, "unit": unit, "clip_ids": []}))
-
-    def _array(self, name: str) -> zarr.Array[Any]:
-        array = self._group[name]
-        if not isinstance(array, zarr.Array):
-            raise CacheError(f"{self.path}: {name} is not an array; delete that folder and extract again")
-        return array
-
-    def _extend(self, new: Sequence[str]) -> None:
-        """Add rows for new clips, from the next unit on, so that no finished unit is touched."""
-        if new:
-            padding = -len(self.clip_ids) % self.unit
-            self.clip_ids = (*self.clip_ids, *([""] * padding), *new)
-            text = json.dumps({"schema": SCHEMA, "unit": self.unit, "clip_ids": list(self.clip_ids)})
-            write_atomically(self.path / "clips.json", text)
-        rows = len(self.clip_ids)
-        for name, shape in (("features", (rows, len(self.identity.views), self.dim)), ("status", (rows,))):
-            if self._array(name).shape != shape:  # new clips, or a crash after clips.json was written
-                self._array(name).resize(shape)
-        stored = self._array("clip_id")
-        if stored.shape != (rows,) or tuple(np.asarray(stored[:]).tolist()) != self.clip_ids:
-            stored.resize((rows,))
-            stored[:] = np.array(self.clip_ids, dtype=object)
 
     @property
     def num_units(self) -> int:
@@ -168,96 +156,178 @@ class FeatureGroup:
         """Clip ids of a unit's rows, without padding."""
         return tuple(c for c in self.clip_ids[unit * self.unit : (unit + 1) * self.unit] if c)
 
-    def _commit_path(self, unit: int) -> Path:
-        return self.path / "commits" / f"{unit:06d}.json"
+    def _commit_name(self, unit: int) -> str:
+        return f"commits/{unit:06d}.json"
 
-    def _chunk_paths(self, unit: int) -> list[Path]:
-        views = range(len(self.identity.views))
-        features = [self.path / "features" / "c" / str(unit) / str(v) / "0" for v in views]
-        return [*features, self.path / "status" / "c" / str(unit)]
+    def _chunk_names(self, unit: int) -> list[str]:
+        return [f"features/c/{unit}/{view}/0" for view in range(len(self.identity.views))]
 
     def commit_of(self, unit: int) -> dict[str, Any] | None:
-        """The commit of a unit, or ``None`` if it is not finished (a commit that cannot be read is none)."""
-        try:
-            commit: dict[str, Any] = json.loads(self._commit_path(unit).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return None
-        return commit
+        """The commit of a unit, or ``None`` if it is not finished (one that is damaged or of other clips is none)."""
+        return next(self._read_commits([unit]))
 
-    def write_unit(self, unit: int, features: NDArray[np.float16], records: Sequence[ClipRecord]) -> None:
+    def _read_commits(self, units: Sequence[int]) -> Iterator[dict[str, Any] | None]:
+        for unit, text in zip(units, self.place.read_many([self._commit_name(u) for u in units]), strict=True):
+            yield None if text is None else parse_commit(text, self.unit_clips(unit))
+
+    def write_unit(
+        self, unit: int, features: NDArray[Any], records: Sequence[ClipRecord], lease: Checked | None = None
+    ) -> None:
         """Write a unit whole and commit it.
 
         Args:
-            unit: index of the unit; the caller is its only writer.
-            features: ``(clips, views, dim)`` float16, NaN where a clip is not present.
+            unit: index of the unit.
+            features: ``(clips, views, dim)`` of the identity's dtype, NaN where a clip is not present.
             records: one per clip, in row order.
+            lease: on the unit; it is checked before the first chunk and before the commit. A unit that is committed
+                stays as it is. Without a lease the caller is the only writer, and a commit that is there is replaced.
 
         Raises:
             CacheError: a present clip's features are not finite, or clips, shape or dtype are not the unit's.
+            LeaseLost: another process has taken over; nothing was committed here.
+            UnitTaken: another process has committed other features.
+            OSError: a full disk, a folder that is read-only; the unit stays todo.
         """
-        clips = self.unit_clips(unit)
+        chunks, commit = self._encode(unit, features, records)
+        if lease is None:
+            self.forget_unit(unit)
+        else:
+            lease.check()
+            if self._is_taken(unit, commit):
+                return
+        try:
+            self._publish(unit, chunks, commit, lease)
+        except (CacheError, OSError) as error:
+            self._heal(unit)
+            if lease is None or isinstance(error, LeaseLost):
+                raise
+            with suppress(OSError):
+                lease.check()  # what failed may have failed because another process took over
+            if not (isinstance(error, UnitTaken) and self._is_taken(unit, commit)):
+                raise
+
+    def _encode(
+        self, unit: int, features: NDArray[Any], records: Sequence[ClipRecord]
+    ) -> tuple[dict[str, bytes], dict[str, Any]]:
+        """Chunk files by name, and the commit, of a unit that was checked."""
+        clips, where = self.unit_clips(unit), f"unit {unit} of {self.place.name}"
         if tuple(r.clip_id for r in records) != clips:
-            raise CacheError(f"unit {unit} of {self.path.name}: the records are not those of its {len(clips)} clips")
+            raise CacheError(f"{where}: the records are not those of its {len(clips)} clips")
         expected = (len(clips), len(self.identity.views), self.dim)
-        if features.shape != expected or features.dtype != np.float16:
+        if features.shape != expected or features.dtype != self.format.dtype:
             raise CacheError(
-                f"unit {unit} of {self.path.name}: got {features.dtype} {features.shape}, expected float16 {expected}"
+                f"{where}: got {features.dtype} {features.shape}, expected {self.identity.dtype} {expected}"
             )
-        present = np.array([r.status is Status.PRESENT for r in records])
-        if not np.isfinite(features[present]).all():
-            raise CacheError(f"unit {unit} of {self.path.name}: features of a present clip are not finite")
-        self.forget_unit(unit)
-        start = unit * self.unit
+        present = np.array([r.status is Status.PRESENT for r in records], dtype=bool)
+        finite = np.isfinite(features).all(axis=(1, 2))
+        if not finite[present].all():
+            first = clips[int(np.flatnonzero(present & ~finite)[0])]
+            raise CacheError(f"{where}: features of a present clip are not finite ({first!r})")
+        chunks = dict(zip(self._chunk_names(unit), self.format.encode(features), strict=True))
         states = np.array([r.status for r in records], dtype=np.uint8)
-        for name, values in (("features", features), ("status", states)):
-            # The setting is not stored with the array; without it a chunk of nothing but NaN would not be written.
-            array = self._array(name).with_config({"write_empty_chunks": True})
-            array[start : start + len(clips)] = values
-        for chunk in self._chunk_paths(unit):
-            flush_to_disk(chunk)
-        commit = {
-            "sha256": hashlib.sha256(np.ascontiguousarray(features[present]).tobytes()).hexdigest(),
-            "clips": [r.to_json() for r in records],
-        }
-        write_atomically(self._commit_path(unit), json.dumps(commit))
+        if self._status is None:
+            self._status = self.place.read_bytes("status/zarr.json")
+        chunks |= encode_rows(self._status, "status", unit * self.unit, states)
+        sha256 = hashlib.sha256(np.ascontiguousarray(features[present]).tobytes()).hexdigest()
+        return chunks, sealed({"sha256": sha256, "clips": [r.to_json() for r in records]})
+
+    def _publish(
+        self, unit: int, chunks: Mapping[str, bytes], commit: Mapping[str, Any], lease: Checked | None
+    ) -> None:
+        """Create all chunks, then the commit; each appears whole, and none replaces another process's.
+
+        A chunk that is there with other content was left by a killed writer, or written by a former holder that woke
+        up: who holds the lease deletes it, after a check. A former holder that stalls right there may delete or place
+        a chunk of its successor's unit. It learns that in its next check, and makes a unit todo whose chunks are not
+        those of its commit (``_heal``); its successor looks at its chunks after its commit. One of the two sees what
+        the other did, whatever the order; only where one of them is killed at that very point a damaged unit stays,
+        which ``damaged_units`` finds.
+        """
+
+        def check() -> None:
+            if lease is not None:
+                lease.check()
+                if self.commit_of(unit) is not None:
+                    raise UnitTaken(f"unit {unit} of {self.place.name} was committed by another process")
+
+        name, text = self._commit_name(unit), json.dumps(commit).encode()
+        self.place.sweep([*chunks, name])
+        for _ in range(TRIES):
+            for chunk, data in chunks.items():
+                self._create(chunk, data, check)
+            check()
+            self._create(name, text, check)  # in place of one that is damaged, or of other clips
+            if lease is None or list(self.place.read_many(list(chunks))) == list(chunks.values()):
+                return
+            self.forget_unit(unit)
+        raise CacheError(f"unit {unit} of {self.place}: other processes keep changing its chunks")
+
+    def _create(self, name: str, data: bytes, check: Callable[[], None]) -> None:
+        """Make a file with this content, in place of what may be there."""
+        for _ in range(TRIES):
+            if self.place.create_exclusively(name, data):
+                return
+            check()
+            self.place.delete(name)
+            check()
+        raise CacheError(f"{self.place}/{name}: other processes keep writing it")
+
+    def _is_taken(self, unit: int, commit: Mapping[str, Any]) -> bool:
+        """Whether a unit is committed with these features and states; raises ``UnitTaken`` if with others."""
+        there = self.commit_of(unit)
+        if there is not None and essence(there) != essence(commit):
+            raise UnitTaken(
+                f"unit {unit} of {self.place.name} was committed by another process, with other features or states "
+                "than this one's; what is there counts"
+            )
+        return there is not None
+
+    def _heal(self, unit: int) -> None:
+        """Make a unit todo whose chunks are not those of its commit: its writer lost its lease too late to know."""
+        with suppress(OSError, CacheError):
+            commit = self.commit_of(unit)
+            if commit is not None and self._is_damaged(unit, commit):
+                self.forget_unit(unit)
 
     def forget_unit(self, unit: int) -> None:
         """Make a unit todo again."""
-        self._commit_path(unit).unlink(missing_ok=True)
+        self.place.delete(self._commit_name(unit))
 
     def todo_units(self) -> list[int]:
         """Units without a commit."""
-        return [u for u in range(self.num_units) if self.commit_of(u) is None]
+        return [u for u, commit in enumerate(self._read_commits(range(self.num_units))) if commit is None]
 
     def damaged_units(self) -> list[int]:
         """Committed units whose chunks are missing, fail their checksum or differ from the committed digest."""
-        damaged = []
-        for unit in range(self.num_units):
-            commit = self.commit_of(unit)
-            if commit is None:
-                continue
-            if not all(chunk.exists() for chunk in self._chunk_paths(unit)):
-                damaged.append(unit)
-                continue
-            start = unit * self.unit
-            present = np.array([c["status"] == "present" for c in commit["clips"]], dtype=bool)
-            try:
-                values = np.asarray(self._array("features")[start : start + len(present)])
-            except (ValueError, OSError):  # zarr reports a wrong checksum or a cut chunk as ValueError
-                damaged.append(unit)
-                continue
-            if hashlib.sha256(np.ascontiguousarray(values[present]).tobytes()).hexdigest() != commit["sha256"]:
-                damaged.append(unit)
-        return damaged
+        commits = enumerate(self._read_commits(range(self.num_units)))
+        return [unit for unit, commit in commits if commit is not None and self._is_damaged(unit, commit)]
+
+    def _is_damaged(self, unit: int, commit: Mapping[str, Any]) -> bool:
+        present = np.array([c["status"] == "present" for c in commit["clips"]], dtype=bool)
+        try:
+            views = [v[: len(present)][present] for v in self._read_unit(unit)]
+        except (ValueError, OSError):
+            return True
+        values = np.stack(views, axis=1) if views else np.empty((int(present.sum()), 0, self.dim), self.format.dtype)
+        if hashlib.sha256(values.tobytes()).hexdigest() != commit["sha256"]:
+            return True
+        return not self.place.exists(f"status/c/{unit}")
+
+    def _read_unit(self, unit: int) -> Iterator[NDArray[Any]]:
+        """Values ``(unit, dim)`` of every view; raises ``FileNotFoundError`` or ``ValueError`` (damaged)."""
+        names = self._chunk_names(unit)
+        for name, data in zip(names, self.place.read_many(names), strict=True):
+            if data is None:
+                raise FileNotFoundError(name)
+            yield self.format.decode(data)
 
     def records(self) -> dict[str, ClipRecord]:
         """Record of every clip of a finished unit, by clip id."""
-        return _records(self._commits())
+        return records_of(self._commits())
 
     def _commits(self) -> list[dict[str, Any]]:
         """Commits of all finished units, in order."""
-        found = (self.commit_of(unit) for unit in range(self.num_units))
-        return [commit for commit in found if commit is not None]
+        return [commit for commit in self._read_commits(range(self.num_units)) if commit is not None]
 
     def load(self) -> FeatureTable:
         """Read the whole group into memory.
@@ -265,60 +335,62 @@ class FeatureGroup:
         Raises:
             CacheError: a committed chunk is missing or damaged.
         """
-        rows = [i for i, clip_id in enumerate(self.clip_ids) if clip_id]
-        clip_ids = tuple(self.clip_ids[i] for i in rows)
-        advice = "run `pipe extract` again: it finds damaged units and makes them anew"
-        try:
-            features = np.asarray(self._array("features")[:])[rows]
-        except (ValueError, OSError) as error:
-            raise CacheError(f"{self.path} has a damaged chunk ({error}); {advice}") from error
-        commits = self._commits()
-        found = _records(commits)
+        shape = (self.num_units * self.unit, len(self.identity.views), self.dim)
+        features = np.full(shape, np.nan, dtype=self.identity.dtype)
+        commits = []
+        for unit, commit in enumerate(self._read_commits(range(self.num_units))):
+            if commit is None:
+                continue
+            commits.append(commit)
+            rows = features[unit * self.unit : (unit + 1) * self.unit]
+            try:
+                for view, values in enumerate(self._read_unit(unit)):
+                    rows[:, view] = values
+            except FileNotFoundError as error:
+                first = self.unit_clips(unit)[0]
+                raise CacheError(f"{self.place}: a chunk of features is missing (clip {first!r}); {ADVICE}") from error
+            except ValueError as error:
+                raise CacheError(f"{self.place} has a damaged chunk (unit {unit}: {error}); {ADVICE}") from error
+        clip_ids = tuple(clip_id for clip_id in self.clip_ids if clip_id)
+        features = features[: len(self.clip_ids)]
+        if len(clip_ids) < len(features):  # without padding there is nothing to copy
+            features = features[[bool(clip_id) for clip_id in self.clip_ids]]
+        found = records_of(commits)
         records = tuple(found.get(c, ClipRecord(c, Status.TODO)) for c in clip_ids)
-        present = np.array([r.status is Status.PRESENT for r in records], dtype=bool)
-        missing = ~np.isfinite(features[present]).all(axis=(1, 2))
-        if missing.any():
-            first = clip_ids[int(np.flatnonzero(present)[int(np.flatnonzero(missing)[0])])]
-            raise CacheError(f"{self.path}: a chunk of features is missing (clip {first!r}); {advice}")
-        return FeatureTable(self.identity, _digest(self.identity, commits), clip_ids, features, records)
+        return FeatureTable(self.identity, digest_of(self.identity, commits), clip_ids, features, records)
 
     def digest(self) -> str:
         """sha256 over the identity and every committed unit: equal digests mean equal features and states."""
-        return _digest(self.identity, self._commits())
+        return digest_of(self.identity, self._commits())
 
 
 @dataclass(frozen=True)
 class StoredGroup:
-    """What a group on disk says of itself, without opening its arrays."""
+    """What a group says of itself, without opening its arrays."""
 
-    path: Path
+    place: Place
     identity: Identity
     notes: Mapping[str, str]
 
+    @property
+    def path(self) -> Path:
+        """Folder of the group; raises ``CacheError`` where it is not in a local one."""
+        return FeatureGroup(self.place).path
 
-def stored_groups(root: Path, dataset: str) -> list[StoredGroup]:
+
+def stored_groups(root: Place | Path | str, dataset: str) -> list[StoredGroup]:
     """The groups of a data set below a cache root, sorted by name; what is no whole group is passed over."""
     found = []
-    for path in sorted((root / dataset).glob("*.zarr")):
+    folder = place_of(root).child(dataset)
+    for name in folder.list():
+        if not name.endswith(".zarr"):
+            continue
+        place = folder.child(name)
         try:
-            attributes = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+            attributes = json.loads(place.read_bytes("zarr.json"))["attributes"]
             identity = Identity.from_json(attributes["identity"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        if (path / "clips.json").exists():
-            found.append(StoredGroup(path, identity, dict(attributes.get("notes", {}))))
+        if place.exists("clips.json"):
+            found.append(StoredGroup(place, identity, dict(attributes.get("notes", {}))))
     return found
-
-
-def _records(commits: Sequence[Mapping[str, Any]]) -> dict[str, ClipRecord]:
-    """Record of every committed clip, by clip id."""
-    return {plain["clip_id"]: ClipRecord.from_json(plain) for commit in commits for plain in commit["clips"]}
-
-
-def _digest(identity: Identity, commits: Sequence[Mapping[str, Any]]) -> str:
-    """sha256 over an identity and commits in order: features and states, not times or decoding facts."""
-    state = hashlib.sha256(identity.digest.encode())
-    for commit in commits:
-        rows = [[c["clip_id"], c["status"], c["code"]] for c in commit["clips"]]
-        state.update(json.dumps([commit["sha256"], rows]).encode())
-    return state.hexdigest()

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipeline import __version__
+from pipeline.cache_commands import cache_app
 from pipeline.errors import PipeError, disk_error
 from pipeline.options import (
     Listing,
@@ -79,6 +80,7 @@ runs_app = typer.Typer(help="Finished runs: list, look at, ask, export.", no_arg
 app.add_typer(runs_app, name="runs")
 weights_app = typer.Typer(help="Published weights of backbones.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(weights_app, name="weights")
+app.add_typer(cache_app, name="cache")
 
 
 def _version(value: bool) -> None:
@@ -150,6 +152,9 @@ def extract(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try clips again that crashed a decoder or were too late.")
     ] = False,
+    cluster: Annotated[
+        str, typer.Option(help="tcp://HOST:PORT of a dask scheduler that shares the folders, or local:N.")
+    ] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Measure a few clips and say what time, disk and memory all will take.")
     ] = False,
@@ -168,7 +173,7 @@ def extract(
     if dry_run:
         show_trial(try_features(manifest, settings, space, decoders))
     else:
-        show_extraction(extract_features(manifest, settings, space, decoders, retry_failed))
+        show_extraction(extract_features(manifest, settings, space, decoders, retry_failed, cluster))
 
 
 @app.command()

@@ -50,7 +50,7 @@ def embed_run(
     spec: RunSpec,
     manifest: Manifest,
     settings: ExtractSettings,
-    cache: Path,
+    cache: Path | str,
     results: Path,
     most: int = MOST_CLIPS,
 ) -> Embeddings:

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from cache.layout import ClipRecord, Status
+from cache.leases import Leases, claim_all
+from cache.places import place_of
 from cache.store import FeatureGroup
 from extractors.encoder import Tap
 from pipeline.decoding import fingerprint, media_is_there
 from pipeline.errors import UsageError
 from pipeline.extraction import ExtractSettings
-from pipeline.locks import only_writer
 from pipeline.types import Manifest
-from pipeline.units import UnitTask, extract_fed, extract_unit, without_deadly_clip
-from pipeline.workers import Advance, run_tasks
+from pipeline.units import UnitTask, extract_fed, extract_unit, extract_unit_apart, without_deadly_clip
+from pipeline.workers import Advance, Progress, run_tasks
 
 LIBRARIES = ("pipe-features", "torch", "numpy", "av", "opencv-contrib-python-headless", "zarr")  # for the record
 RETRIED = ("crash", "deadline")  # failures that a machine may be to blame for
 UNIT = 32  # clips per unit of work, at most: a crash loses at most this many per worker
 UNIT_BYTES = 2**28  # of a unit in memory, at most, where one clip is not more: feature maps are large
+
+
+POLL_SECONDS = 2.0  # between two looks whether other processes are done
+Execute = Callable[
+    [Callable[[UnitTask, Progress], dict[str, float]], Sequence[UnitTask], Advance],
+    Iterable[tuple[int, dict[str, float]]],
+]
 
 
 @dataclass
@@ -44,14 +53,18 @@ class ExtractReport:
 def extract(
     manifest: Manifest,
     settings: ExtractSettings,
-    cache: Path,
+    cache: Path | str,
     workers: int,
     on_start: Callable[[int], None],
     advance: Advance,
     decoders: int = 0,
     retry: bool = False,
+    execute: Execute | None = None,
 ) -> ExtractReport:
     """Extract everything that is missing and return what is there.
+
+    Any number of processes, on any number of machines that share the cache, may do this at once: each takes units that
+    no other is at, and the last ones wait until all is there.
 
     Args:
         manifest: the clips.
@@ -61,26 +74,44 @@ def extract(
         on_start: called once with the number of clips to do.
         advance: called with numbers of clips done.
         decoders: processes that only decode, for one encoder in this process, instead of workers; 0: none.
+        execute: runs tasks elsewhere, as ``pipeline.cluster.Cluster.run``, instead of workers here.
         retry: make units anew whose clips failed although their files may be sound: crashes and deadlines.
 
     Raises:
-        UsageError: another process is extracting into the same cache.
+        UsageError: a clip of an unfinished unit is not in the manifest any more.
+        CacheError: the cache cannot be used; says what to do.
     """
     start = time.perf_counter()
-    with only_writer(cache / manifest.dataset, "extracting into"):
-        groups = open_groups(manifest, settings, cache)
-        repaired = _repair(manifest, groups, retry)
-        tasks = _tasks(manifest, settings, cache, groups)
-        total = sum(len(task.clips) for task in tasks)
-        on_start(total)
-        stage_seconds: Counter[str] = Counter()
+    groups = open_groups(manifest, settings, cache)
+    repaired = _repair(manifest, groups, retry)
+    stage_seconds: Counter[str] = Counter()
+    done_here = 0
+
+    def count(amount: int) -> None:
+        nonlocal done_here
+        done_here += amount
+        advance(amount)
+
+    tasks = _tasks(manifest, settings, cache, groups)
+    total = left = sum(len(task.clips) for task in tasks)
+    on_start(total)
+    while tasks:
+        before = done_here
         # Decoders are native code: a file that brings one down must cost its clip, not the run.
-        if decoders and tasks:
-            done = extract_fed(tasks, decoders, advance)
+        if execute is not None:
+            done = execute(extract_unit_apart, tasks, count)
+        elif decoders:
+            done = extract_fed(tasks, decoders, count)
         else:
-            done = run_tasks(extract_unit, tasks, workers, advance, without_deadly_clip)
+            done = run_tasks(extract_unit, tasks, workers, count, without_deadly_clip)
         for _, seconds in done:
             stage_seconds.update(seconds)
+        tasks = _tasks(manifest, settings, cache, groups)
+        still = sum(len(task.clips) for task in tasks)
+        advance(left - still - (done_here - before))  # what other processes did meanwhile
+        left = still
+        if tasks and done_here == before:
+            _wait(tasks)
     records = {m: group.records() for m, group in groups.items()}
     wanted = [c.clip_id for c in manifest.clips]
 
@@ -88,7 +119,7 @@ def extract(
         return [(m, records[m][c]) for c in wanted for m in groups if records[m][c].status is status]
 
     return ExtractReport(
-        new_clips=total,
+        new_clips=done_here,
         seconds=time.perf_counter() - start,
         stage_seconds=dict(stage_seconds),
         encoders=1 if decoders else max(1, min(workers, len(tasks))),
@@ -100,7 +131,7 @@ def extract(
     )
 
 
-def open_groups(manifest: Manifest, settings: ExtractSettings, cache: Path) -> dict[str, FeatureGroup]:
+def open_groups(manifest: Manifest, settings: ExtractSettings, cache: Path | str) -> dict[str, FeatureGroup]:
     """Open or make the cache group of every modality."""
     versions = {name: version(name) for name in LIBRARIES}
     ids = [clip.clip_id for clip in manifest.clips]
@@ -116,34 +147,62 @@ def open_groups(manifest: Manifest, settings: ExtractSettings, cache: Path) -> d
     return groups
 
 
+def _wait(tasks: Sequence[UnitTask]) -> None:
+    """Wait until one of the units that other processes are at is finished, given back, or its holder found dead."""
+    with ExitStack() as stack:
+        places = {str(task.folder(m)): task.folder(m) for task in tasks for m in task.units}
+        leases = {name: stack.enter_context(Leases(place)) for name, place in places.items()}
+        while all(task.without_finished().units == task.units for task in tasks):
+            for task in tasks:
+                order = sorted(task.units)
+                held = claim_all([(leases[str(task.folder(m))], f"unit-{task.units[m]:06d}") for m in order])
+                if held is not None:  # free now: given back again, for a worker
+                    return
+            time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def _at(group: FeatureGroup, unit: int) -> Iterator[bool]:
+    """Hold the lease of a unit; whether nobody else does."""
+    with Leases(group.place) as leases:
+        yield leases.claim(f"unit-{unit:06d}") is not None
+
+
+def _forget(group: FeatureGroup, unit: int) -> bool:
+    """Make a unit todo again, unless another process is at it; returns whether it is."""
+    with _at(group, unit) as mine:
+        if mine:
+            group.forget_unit(unit)
+    return mine
+
+
 def _repair(manifest: Manifest, groups: Mapping[str, FeatureGroup], retry: bool) -> list[str]:
     """Make units todo again whose chunks are damaged, whose media changed since, or whose failures are retried."""
     notes = []
     clips = {clip.clip_id: clip for clip in manifest.clips}
     for modality, group in groups.items():
         for unit in group.damaged_units():
-            group.forget_unit(unit)
-            notes.append(f"{modality}: unit {unit} was damaged on disk")
+            if _forget(group, unit):
+                notes.append(f"{modality}: unit {unit} was damaged on disk")
         for unit in range(group.num_units):
             commit = group.commit_of(unit)
             rows = [(clips.get(plain["clip_id"]), plain) for plain in (commit["clips"] if commit else ())]
             again = [plain["clip_id"] for _, plain in rows if retry and plain["code"] in RETRIED]
             if again:
-                group.forget_unit(unit)
-                notes.append(f"{modality}: {', '.join(again)} tried again")
+                if _forget(group, unit):
+                    notes.append(f"{modality}: {', '.join(again)} tried again")
                 continue
             # Media that has gone missing does not make finished features worthless: such a unit stays as it is.
             if any(c is not None and plain["status"] == "present" and not media_is_there(c) for c, plain in rows):
                 continue
             changed = [c.clip_id for c, plain in rows if c is not None and fingerprint(c) != plain["fingerprint"]]
-            if changed:
-                group.forget_unit(unit)
+            if changed and _forget(group, unit):
                 notes.append(f"{modality}: the media of {', '.join(changed)} changed since it was extracted")
     return notes
 
 
 def _tasks(
-    manifest: Manifest, settings: ExtractSettings, cache: Path, groups: Mapping[str, FeatureGroup]
+    manifest: Manifest, settings: ExtractSettings, cache: Path | str, groups: Mapping[str, FeatureGroup]
 ) -> list[UnitTask]:
     """Units to do; units of several modalities with the same clips become one task."""
     clips = {clip.clip_id: clip for clip in manifest.clips}
@@ -157,7 +216,7 @@ def _tasks(
         if gone:
             raise UsageError(
                 f"clip {gone[0]!r} was in {manifest.dataset} before its extraction finished and is not in the manifest "
-                f"now; put it back, or delete {groups[next(iter(units))].path} to start over"
+                f"now; put it back, or delete {groups[next(iter(units))].place} to start over"
             )
-        tasks.append(UnitTask(cache, manifest.dataset, tuple(clips[c] for c in ids), units, settings))
+        tasks.append(UnitTask(place_of(cache), manifest.dataset, tuple(clips[c] for c in ids), units, settings))
     return tasks

@@ -48,7 +48,7 @@ class FeatureRequest:
     weights_folder: Path = field(default_factory=default_folder)
 
 
-def settle(request: FeatureRequest, dataset: str, preset: str, cache: Path, extracting: bool) -> ExtractSettings:
+def settle(request: FeatureRequest, dataset: str, preset: str, cache: Path | str, extracting: bool) -> ExtractSettings:
     """Settle everything that a request leaves open.
 
     Args:

@@ -267,7 +267,7 @@ def evaluate_runs(
     specs: Sequence[RunSpec],
     manifest: Manifest,
     settings: ExtractSettings,
-    cache: Path,
+    cache: Path | str,
     results: Path,
     missing: str,
     fillers: Sequence[str],

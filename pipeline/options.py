@@ -25,6 +25,10 @@ DEFAULT_WORK = Path("pipe-work")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 Work = Annotated[Path, typer.Option("--work", envvar="PIPE_WORK", help="Workspace: caches, results and reports.")]
+Cache = Annotated[
+    str,
+    typer.Option("--cache", envvar="PIPE_CACHE", help="Caches: a folder or s3://...", show_default="in the workspace"),
+]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes; 0 means one per processor.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the media; default: the manifest's own.")]
 Name = Annotated[str | None, typer.Option(help="Name of the data set; default: from the manifest's path.")]
@@ -69,18 +73,18 @@ def _parameters(function: Callable[..., object], besides: frozenset[str] = froze
     }
 
 
-def workspace(work: Work = DEFAULT_WORK) -> Workspace:
+def workspace(work: Work = DEFAULT_WORK, cache: Cache = "") -> Workspace:
     """The workspace, with one process per processor."""
     from pipeline.workspace import Workspace
 
-    return Workspace(work)
+    return Workspace(work, cache_root=cache)
 
 
-def busy_workspace(work: Work = DEFAULT_WORK, workers: Workers = 0) -> Workspace:
+def busy_workspace(work: Work = DEFAULT_WORK, cache: Cache = "", workers: Workers = 0) -> Workspace:
     """The workspace, with as many processes as the user wants."""
     from pipeline.workspace import Workspace
 
-    return Workspace(work, workers or default_workers())
+    return Workspace(work, workers or default_workers(), cache)
 
 
 def result_folders(

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from cache.layout import CacheError
+from cache.places import place_of
 from cache.store import FeatureGroup, FeatureTable, stored_groups
 from heads.methods import METHODS
 from pipeline.bank import FeatureBank
@@ -43,7 +44,7 @@ _LATEST: dict[tuple[object, ...], tuple[dict[str, str], FeatureBank]] = {}  # th
 COPIES = 6  # parameters, two task gradients, the merged one, two moments
 
 
-def load_tables(manifest: Manifest, settings: ExtractSettings, cache: Path) -> dict[str, FeatureTable]:
+def load_tables(manifest: Manifest, settings: ExtractSettings, cache: Path | str) -> dict[str, FeatureTable]:
     """Read the cached features of every modality.
 
     Raises:
@@ -51,14 +52,14 @@ def load_tables(manifest: Manifest, settings: ExtractSettings, cache: Path) -> d
     """
     tables = {}
     for modality in settings.modalities:
-        path = cache / settings.identity(manifest.dataset, modality).folder
-        if not (path / "clips.json").exists():
+        place = place_of(cache).child(*settings.identity(manifest.dataset, modality).folder.parts)
+        if not place.exists("clips.json"):
             raise CacheMissing(_no_features(manifest.dataset, modality, settings, cache))
-        tables[modality] = FeatureGroup(path).load()
+        tables[modality] = FeatureGroup(place).load()
     return tables
 
 
-def _no_features(dataset: str, modality: str, settings: ExtractSettings, cache: Path) -> str:
+def _no_features(dataset: str, modality: str, settings: ExtractSettings, cache: Path | str) -> str:
     """What to say where features are missing: what was wanted, and what there is instead."""
     weights, wanted = settings.weights_of(modality), settings.identity(dataset, modality)
     text = (
@@ -150,7 +151,7 @@ class StackTask:
     specs: tuple[RunSpec, ...]
     manifest: Manifest
     settings: ExtractSettings
-    cache: Path
+    cache: Path | str
     results: Path
     projections: Path
     keep_weights: bool = True
@@ -162,7 +163,9 @@ class StackTask:
         return self.results / "checkpoints" / f"{digest([s.run_id for s in self.specs])[:16]}.safetensors"
 
 
-def load_bank(specs: Sequence[RunSpec], manifest: Manifest, settings: ExtractSettings, cache: Path) -> FeatureBank:
+def load_bank(
+    specs: Sequence[RunSpec], manifest: Manifest, settings: ExtractSettings, cache: Path | str
+) -> FeatureBank:
     """Read the cached features that runs were planned with.
 
     Raises:
@@ -231,7 +234,7 @@ def run_missing(
     manifest: Manifest,
     tables: Mapping[str, FeatureTable],
     settings: ExtractSettings,
-    cache: Path,
+    cache: Path | str,
     results: Path,
     workers: int,
     on_start: Callable[[int, int, int], None],

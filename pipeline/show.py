@@ -90,9 +90,10 @@ def show_trial(trial: Trial) -> None:
     out.print(f"Tried {trial.tried} clips, ms per clip of one process: {_per_clip(trial.stage_seconds)}")
     for clip_id, modality, reason in trial.failures:
         out.print(escape(f"  {clip_id} {modality}: {reason}"))
+    free = "" if trial.free_bytes is None else f" ({size(trial.free_bytes)} free)"
     out.print(
-        f"All of them: about {duration(trial.seconds)}, {size(trial.disk_bytes)} on disk ({size(trial.free_bytes)} "
-        f"free), up to {size(trial.memory_bytes)} of memory per process. Nothing was written."
+        f"All of them: about {duration(trial.seconds)}, {size(trial.disk_bytes)} of features{free}, up to "
+        f"{size(trial.memory_bytes)} of memory per process. Nothing was written."
     )
 
 

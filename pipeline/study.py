@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from cache.layout import CacheError, Status
+from cache.places import place_of
 from cache.store import FeatureGroup, FeatureTable
 from heads.fillers import FILLERS
 from heads.methods import METHODS
 from pipeline.axes import modality_names
+from pipeline.cluster import connect
 from pipeline.console import err, progress, status
 from pipeline.datasets import DATASETS
 from pipeline.embeddings import Embeddings, embed_run
@@ -52,12 +55,31 @@ def settle_features(
 
 
 def extract_features(
-    manifest: Manifest, settings: ExtractSettings, work: Workspace, decoders: int | None = None, retry: bool = False
+    manifest: Manifest,
+    settings: ExtractSettings,
+    work: Workspace,
+    decoders: int | None = None,
+    retry: bool = False,
+    cluster: str = "",
 ) -> ExtractReport:
-    """Extract what is missing, with a progress bar; see ``pipeline.extract.extract``."""
+    """Extract what is missing, with a progress bar; see ``pipeline.extract.extract``.
+
+    Args:
+        manifest: the clips.
+        settings: modalities, backbones, views.
+        work: the workspace.
+        decoders: processes that only decode; ``None``: as many as are right.
+        retry: try clips again that crashed a decoder or were too late.
+        cluster: address of a dask scheduler, or ``local:N``; empty: processes on this machine.
+    """
     workers, decoders = _processes(settings, work, decoders)
-    with progress(f"features of {manifest.dataset}") as bar:
-        return extract(manifest, settings, work.cache, workers, bar.start, bar.advance, decoders, retry)
+    with ExitStack() as stack:
+        bar = stack.enter_context(progress(f"features of {manifest.dataset}"))
+        cache, execute = work.cache, None
+        if cluster:
+            connected = stack.enter_context(connect(cluster))
+            workers, execute, cache = connected.workers, connected.run, work.shared_cache
+        return extract(manifest, settings, cache, workers, bar.start, bar.advance, decoders, retry, execute)
 
 
 def try_features(manifest: Manifest, settings: ExtractSettings, work: Workspace, decoders: int | None = None) -> Trial:
@@ -266,11 +288,16 @@ def weights_notes(settings: ExtractSettings) -> list[str]:
     return said
 
 
+def _group(manifest: Manifest, settings: ExtractSettings, modality: str, work: Workspace) -> FeatureGroup:
+    """The cache group of a modality."""
+    return FeatureGroup(place_of(work.cache).child(*settings.identity(manifest.dataset, modality).folder.parts))
+
+
 def extraction_summary(manifest: Manifest, settings: ExtractSettings, work: Workspace) -> ExtractionSummary:
     """Counts per modality and every track that is not used."""
     counts, quarantined = [], []
     for modality in settings.modalities:
-        records = FeatureGroup(work.cache / settings.identity(manifest.dataset, modality).folder).records()
+        records = _group(manifest, settings, modality, work).records()
         mine = [records[c.clip_id] for c in manifest.clips if c.clip_id in records]
         tally = {state: sum(r.status is state for r in mine) for state in Status}
         counts.append(ModalityCount(modality, tally[Status.PRESENT], tally[Status.ABSENT], tally[Status.FAILED]))
@@ -289,7 +316,7 @@ def sample_pictures(
     """The middle frame of one clip per domain and class, as PNG, of clips whose frames were decoded for features."""
     decoded = set()
     for modality in {"video", "flow"} & set(settings.modalities):
-        records = FeatureGroup(work.cache / settings.identity(manifest.dataset, modality).folder).records()
+        records = _group(manifest, settings, modality, work).records()
         decoded |= {r.clip_id for r in records.values() if r.status is Status.PRESENT}
     pictures = []
     for domain in manifest.domains:

@@ -155,7 +155,7 @@ def run_sweep(
             manifest,
             tables,
             settings,
-            work.cache.resolve() if cluster else work.cache,
+            work.shared_cache if cluster else work.cache,
             results.resolve() if cluster else results,
             workers,
             on_start,

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from cache.layout import Status
+from cache.places import place_of
 from cache.store import FeatureGroup
 from extractors.encoder import Tap
 from pipeline.decoding import STAGES, Clock, decode_clip
@@ -45,12 +46,12 @@ class Trial:
     failures: Sequence[tuple[str, str, str]]  # (clip, modality, reason) among the tried clips
     seconds: float  # for all missing clips
     disk_bytes: int  # of all missing clips' features
-    free_bytes: int  # of the disk that they go to
+    free_bytes: int | None  # of the disk that they go to; None: not known
     memory_bytes: int  # of one process at its largest
 
 
 def try_extraction(
-    manifest: Manifest, settings: ExtractSettings, cache: Path, workers: int, decoders: int, advance: Advance
+    manifest: Manifest, settings: ExtractSettings, cache: Path | str, workers: int, decoders: int, advance: Advance
 ) -> Trial:
     """Decode and encode a few of the missing clips, spread evenly over the manifest, in a process of their own.
 
@@ -71,7 +72,6 @@ def try_extraction(
     ahead = per_clip["decode"] + (per_clip["flow"] if settings.device == "cpu" else 0.0)
     rest = sum(per_clip.values()) - ahead
     each = max(ahead / decoders, rest) if decoders else (ahead + rest) / max(1, workers)
-    folder = next(p for p in [cache, *cache.parents] if p.exists())
     return Trial(
         clips=len(manifest.clips),
         missing=len(missing),
@@ -80,17 +80,24 @@ def try_extraction(
         failures=measured.failures,
         seconds=each * len(missing),
         disk_bytes=len(missing) * sum(_row_bytes(settings, m) for m in settings.modalities),
-        free_bytes=shutil.disk_usage(folder).free,
+        free_bytes=_free_bytes(cache),
         memory_bytes=measured.memory_bytes,
     )
 
 
-def _missing(manifest: Manifest, settings: ExtractSettings, cache: Path) -> list[Clip]:
+def _free_bytes(cache: Path | str) -> int | None:
+    """Free bytes where a local cache is or will be; ``None`` at an address."""
+    if isinstance(cache, str):
+        return None
+    return shutil.disk_usage(next(p for p in [cache, *cache.absolute().parents] if p.exists())).free
+
+
+def _missing(manifest: Manifest, settings: ExtractSettings, cache: Path | str) -> list[Clip]:
     """Clips without features, and without a record why, of some modality."""
     there: list[set[str]] = []
     for modality in settings.modalities:
-        path = cache / settings.identity(manifest.dataset, modality).folder
-        there.append(set(FeatureGroup(path).records()) if path.exists() else set())
+        place = place_of(cache).child(*settings.identity(manifest.dataset, modality).folder.parts)
+        there.append(set(FeatureGroup(place).records()) if place.exists("clips.json") else set())
     return [clip for clip in manifest.clips if not all(clip.clip_id in ids for ids in there)]
 
 

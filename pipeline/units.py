@@ -7,26 +7,28 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from cache.layout import ClipRecord, Status
-from cache.store import FeatureGroup
+from cache.leases import Lease, LeaseLost, Leases, claim_all
+from cache.places import Place
+from cache.store import FeatureGroup, UnitTaken
 from pipeline.decoding import Clock, Decoded, decode_clip, fingerprint
 from pipeline.encode import Features, encode_clips
 from pipeline.errors import PipeError
 from pipeline.extraction import ExtractSettings
 from pipeline.overlap import Shared, ahead
 from pipeline.types import Clip
-from pipeline.workers import Advance, Death, Pool, Progress, run_tasks
+from pipeline.workers import Advance, Death, Pool, Progress
 
 MOST_DEADLY = 3  # clips of a unit that may bring processes down before the machine is suspected
 BATCH = 16  # clips that go through a network together where decoders feed one encoder
+CLAIMED = 8  # units that are claimed at a time where decoders feed one encoder
 WAITING = 32  # decoded clips that may wait for the encoder, at most
 LOOK_SECONDS = 0.2  # between two looks whether the encoder is still there
 
@@ -35,19 +37,49 @@ LOOK_SECONDS = 0.2  # between two looks whether the encoder is still there
 class UnitTask:
     """The units of all modalities that hold the same clips: one decoding pass serves them all."""
 
-    cache: Path
+    cache: Place
     dataset: str
     clips: tuple[Clip, ...]
     units: Mapping[str, int]  # modality -> unit
     settings: ExtractSettings
     deadly: Mapping[str, Death] = field(default_factory=dict)  # clip id -> how processes that decoded it died
 
+    def folder(self, modality: str) -> Place:
+        """Where the group of a modality lies."""
+        return self.cache.child(*self.settings.identity(self.dataset, modality).folder.parts)
+
+    def without_finished(self) -> UnitTask:
+        """The task without units that are committed by now."""
+        units = {m: u for m, u in self.units.items() if FeatureGroup(self.folder(m)).commit_of(u) is None}
+        return replace(self, units=units)
+
+
+@contextmanager
+def claimed(task: UnitTask) -> Iterator[dict[str, Lease] | None]:
+    """Hold the leases of a task's units, by modality; ``None`` where another process is at one of them."""
+    with ExitStack() as stack:
+        order = sorted(task.units)  # the same for all processes, so that none waits for another
+        leases = [stack.enter_context(Leases(task.folder(modality))) for modality in order]
+        held = claim_all([(its, f"unit-{task.units[m]:06d}") for its, m in zip(leases, order, strict=True)])
+        yield None if held is None else dict(zip(order, held, strict=True))
+
 
 def extract_unit(task: UnitTask, progress: Progress) -> dict[str, float]:
-    """Extract and write the units of one task; returns seconds per stage, and of waiting for decoding as ``wait``.
+    """Extract and write the units of one task, unless another process is at them or has written them.
 
     The next clip is decoded while one is encoded, unless a worker died on the task: then it has to be clear at which.
+
+    Returns:
+        Seconds per stage, and of waiting for decoding as ``wait``; nothing where another process has the units.
     """
+    with claimed(task) as leases:
+        task = task.without_finished()
+        if leases is None or not task.units:
+            return {}
+        return _extract(task, leases, progress)
+
+
+def _extract(task: UnitTask, leases: Mapping[str, Lease], progress: Progress) -> dict[str, float]:
     torch.set_num_threads(1)
     clock = Clock()
 
@@ -66,7 +98,7 @@ def extract_unit(task: UnitTask, progress: Progress) -> dict[str, float]:
             progress(1)
             asked = time.perf_counter()
     with clock.stage("write"):
-        write_rows(task, rows)
+        write_rows(task, rows, leases)
     return {**clock.seconds, "wait": waited}
 
 
@@ -103,16 +135,20 @@ def _dead(clip: Clip, modalities: Sequence[str], death: Death) -> Decoded:
     return Decoded(clip.clip_id, mark, records=dict.fromkeys(modalities, record))
 
 
-def write_rows(task: UnitTask, rows: Sequence[Features]) -> None:
-    """Write the units of a task; a clip without features is a row of NaN."""
+def write_rows(task: UnitTask, rows: Sequence[Features], leases: Mapping[str, Lease]) -> None:
+    """Write the units of a task; a clip without features is a row of NaN.
+
+    What another process took over, because this one stalled, and has written, stays as it is.
+    """
     for modality, unit in task.units.items():
-        group = FeatureGroup(task.cache / task.settings.identity(task.dataset, modality).folder)
-        values = np.full((len(rows), len(group.identity.views), group.dim), np.nan, dtype=np.float16)
+        group = FeatureGroup(task.folder(modality))
+        values = np.full((len(rows), len(group.identity.views), group.dim), np.nan, dtype=group.format.dtype)
         for i, row in enumerate(rows):
             features, _ = row[modality]
             if features is not None:
                 values[i] = features
-        group.write_unit(unit, values, [row[modality][1] for row in rows])
+        with suppress(LeaseLost, UnitTaken):
+            group.write_unit(unit, values, [row[modality][1] for row in rows], leases[modality])
 
 
 @dataclass(frozen=True)
@@ -154,6 +190,8 @@ def extract_fed(tasks: Sequence[UnitTask], decoders: int, advance: Advance) -> I
     """Extract units with processes that decode and one encoder, here, that takes clips of several files at once.
 
     Decoding, encoding and writing run at the same time. At most ``WAITING`` decoded clips wait, and one per decoder.
+    A few units are claimed at a time, so that other processes find something to do; units that others are at are
+    passed over.
 
     Args:
         tasks: the units.
@@ -163,18 +201,35 @@ def extract_fed(tasks: Sequence[UnitTask], decoders: int, advance: Advance) -> I
     Yields:
         Position of a finished unit and seconds per stage since the unit before, as ``extract_unit``.
     """
+    with closing(Pool(decode_task, decoders)) as pool:
+        for start in range(0, len(tasks), CLAIMED):
+            with ExitStack() as stack:
+                window, leases = [], []
+                for task in tasks[start : start + CLAIMED]:
+                    held = stack.enter_context(claimed(task))
+                    task = task.without_finished()
+                    if held is not None and task.units:
+                        window.append(task)
+                        leases.append(held)
+                for position, seconds in _feed(window, leases, pool, advance):
+                    yield start + position, seconds
+
+
+def _feed(
+    tasks: Sequence[UnitTask], leases: Sequence[Mapping[str, Lease]], pool: Pool[ClipTask, Shared], advance: Advance
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """Extract units whose leases are held."""
     clips = [
         ClipTask(clip, tuple(task.units), task.settings, unit, row)
         for unit, task in enumerate(tasks)
         for row, clip in enumerate(task.clips)
     ]
-    encoder = _Encoder(tasks, advance)
+    encoder = _Encoder(tasks, leases, advance)
     encoder.start()
     try:
-        with closing(run_tasks(decode_task, clips, decoders, lambda _: None, _given_up)) as results:
-            for position, shared in results:
-                encoder.put(clips[position], shared)
-                yield from encoder.finished()
+        for position, shared in pool.run(clips, lambda _: None, _given_up):
+            encoder.put(clips[position], shared)
+            yield from encoder.finished()
         encoder.put(None, None)
         encoder.join()
         yield from encoder.finished()
@@ -185,9 +240,9 @@ def extract_fed(tasks: Sequence[UnitTask], decoders: int, advance: Advance) -> I
 class _Encoder(threading.Thread):
     """Takes decoded clips from a queue, encodes several at once and writes whole units, in a thread of this process."""
 
-    def __init__(self, tasks: Sequence[UnitTask], advance: Advance) -> None:
+    def __init__(self, tasks: Sequence[UnitTask], leases: Sequence[Mapping[str, Lease]], advance: Advance) -> None:
         super().__init__(name="encoder", daemon=True)
-        self.tasks, self.advance = tasks, advance
+        self.tasks, self.leases, self.advance = tasks, leases, advance
         self.rows: dict[int, dict[int, Features]] = {}
         self.next: tuple[ClipTask, Shared] | None = None  # taken from the queue and not of the kind of the batch
         self.waiting: queue.Queue[tuple[ClipTask, Shared] | None] = queue.Queue(maxsize=WAITING)
@@ -288,5 +343,5 @@ class _Encoder(threading.Thread):
 
     def _write(self, unit: int, rows: Sequence[Features], seconds: dict[str, float]) -> None:
         start = time.perf_counter()
-        write_rows(self.tasks[unit], rows)
+        write_rows(self.tasks[unit], rows, self.leases[unit])
         self.done.put((unit, {**seconds, "write": time.perf_counter() - start}))

@@ -20,11 +20,19 @@ class Workspace:
 
     folder: Path
     workers: int = field(default_factory=default_workers)
+    cache_root: str = ""  # folder or address of all feature caches; empty: in the workspace
 
     @property
-    def cache(self) -> Path:
-        """Root folder of all feature caches."""
-        return self.folder / "cache"
+    def cache(self) -> Path | str:
+        """Root of all feature caches: a folder, or an address such as ``s3://bucket/caches``."""
+        if "://" in self.cache_root:
+            return self.cache_root
+        return Path(self.cache_root) if self.cache_root else self.folder / "cache"
+
+    @property
+    def shared_cache(self) -> Path | str:
+        """The same for processes that may run elsewhere: folders as absolute paths."""
+        return self.cache if isinstance(self.cache, str) else self.cache.resolve()
 
     def results(self, dataset: str) -> Path:
         """Folder of a data set's results."""

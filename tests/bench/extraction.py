@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from cache.places import place_of
 from pipeline.datasets.demo import DemoSpec, write_demo
 from pipeline.datasets.manifest import read_manifest
 from pipeline.decoding import STAGES
@@ -37,8 +38,10 @@ def measure(manifest: Manifest, modalities: tuple[str, ...], folder: Path) -> di
         for unit in range(next(iter(groups.values())).num_units):
             ids = next(iter(groups.values())).unit_clips(unit)
             task = UnitTask(
-                folder, manifest.dataset, tuple(clips[i] for i in ids), dict.fromkeys(groups, unit), settings
+                place_of(folder), manifest.dataset, tuple(clips[i] for i in ids), dict.fromkeys(groups, unit), settings
             )
+            for group in groups.values():
+                group.forget_unit(unit)
             seconds = extract_unit(task, Progress(lambda amount: None))
             total = {stage: total[stage] + seconds[stage] for stage in STAGES}
         best = {stage: min(best[stage], total[stage] / len(clips) * 1e3) for stage in STAGES}

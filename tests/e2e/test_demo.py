@@ -118,3 +118,48 @@ def test_stages_from_the_demo_data_by_its_manifest(demo_run: Demo, tmp_path: Pat
     theirs = {(r["spec"]["method"], r["spec"]["target"]): r["curves"] for r in results(source).values()}
     assert len(mine) == 3
     assert all(theirs[key] == curves for key, curves in mine.items())
+
+
+def test_a_dry_run_and_decoders_compared(demo_run: Demo, tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(demo_run[0] / "data", target_is_directory=True)
+    said = pipe("extract", "--dataset", "demo", "--work", tmp_path, "--dry-run").stdout
+    assert "72 clips, 0 of them are in the cache, 72 to extract" in said
+    assert "Nothing was written" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    said = pipe("verify-decode", "--dataset", "demo", "--work", tmp_path, "--clips", "3", "--decoders", "pyav").stdout
+    assert "All decoders give the same frames." in said
+    refused = pipe("extract", "--dataset", "demo", "--work", tmp_path, "--decoder", "ffmpeg", code=2).stderr
+    assert "'ffmpeg' is not a decoder" in refused
+
+
+def test_views_as_in_the_papers_code_by_decoders_that_feed_one_encoder(demo_run: Demo, tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(demo_run[0] / "data", target_is_directory=True)
+    where = ("--dataset", "demo", "--work", tmp_path, "--modalities", "audio", "--augmentation", "paper")
+    said = pipe("extract", *where, "--decoders", "1").stdout
+    assert "encoders waited for decoding" in said
+    (group,) = (tmp_path / "cache" / "demo").glob("audio-*.zarr")
+    identity = zarr.open_group(group, mode="r").attrs["identity"]
+    assert identity["settings"]["augmentation"] == "paper"
+    assert "Everything was extracted already" in pipe("extract", *where).stdout
+
+
+def test_the_cache_is_listed_checked_mended_and_exchanged(demo_run: Demo, tmp_path: Path) -> None:
+    shutil.copytree(demo_run[0] / "cache", tmp_path / "cache")
+    (tmp_path / "data").symlink_to(demo_run[0] / "data", target_is_directory=True)
+    where = ("--work", tmp_path)
+    assert "tiny-audio" in pipe("cache", "ls", *where).stdout
+    assert "no_audio_stream" in pipe("cache", "info", "demo/audio", *where).stdout
+    pipe("cache", "verify", *where)
+    (chunk, *_) = (tmp_path / "cache" / "demo").glob("video-*.zarr/features/c/0/2/0")
+    damaged = bytearray(chunk.read_bytes())
+    damaged[100] ^= 4
+    chunk.write_bytes(damaged)
+    assert "chunk" in pipe("cache", "verify", "demo/video", *where, code=1).stdout
+    assert "unit 0 is todo again" in pipe("cache", "verify", "--repair", *where).stdout
+    assert "32 clips in" in pipe("extract", "--dataset", "demo", *where).stdout
+    pipe("cache", "verify", *where)
+    pipe("cache", "export", tmp_path / "out", "demo/audio", *where)
+    (exported,) = (tmp_path / "out" / "demo").glob("*.h5")
+    pipe("cache", "import", exported, "--work", tmp_path / "other")
+    theirs = pipe("cache", "info", "demo/audio", "--work", tmp_path / "other").stdout
+    assert re.search(r"digest +(\w+)", theirs)[1] in pipe("cache", "info", "demo/audio", *where).stdout

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from cache.layout import Identity, Status
+from cache.layout import ClipRecord, Identity, Status
 from tests.unit.test_cache_store import identity, open_group, values, write
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\x00/"), min_size=1, max_size=6)
@@ -56,6 +58,36 @@ def test_a_cache_that_grew_gives_back_every_clip(
     assert present.tolist() == [states[c] is Status.PRESENT for c in clips]
     expected = np.stack([values(c, views, dim) for c in clips])
     assert np.array_equal(features, np.where(present[:, None, None], expected, np.float16(0)))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    clips=st.lists(names, min_size=1, max_size=9, unique=True),
+    unit=st.integers(1, 5),
+    dtype=st.sampled_from(["float16", "float32"]),
+    data=st.data(),
+)
+def test_any_values_of_either_type_come_back_bit_for_bit(
+    clips: list[str], unit: int, dtype: str, data: st.DataObject
+) -> None:
+    """Also the largest, the smallest and negative zero; any selection, in any order, with repetitions."""
+    width = int(dtype.removeprefix("float"))
+    finite = st.floats(allow_nan=False, allow_infinity=False, width=16 if width == 16 else 32)
+    features = data.draw(arrays(dtype, (len(clips), 2, 3), elements=finite))
+    with tempfile.TemporaryDirectory() as folder:
+        group = open_group(Path(folder), clips, unit=unit, settings={"dtype": dtype})
+        for number in range(group.num_units):
+            rows = slice(number * unit, (number + 1) * unit)
+            records = [ClipRecord(c, Status.PRESENT) for c in clips[rows]]
+            group.write_unit(number, features[rows], records)
+        table = open_group(Path(folder), clips, unit=unit, settings={"dtype": dtype}).load()
+        stored = np.asarray(zarr.open_group(str(group.path), mode="r")["features"])
+    assert table.features.dtype == stored.dtype == np.dtype(dtype)
+    assert table.features.tobytes() == stored.tobytes() == features.tobytes()
+    asked = data.draw(st.lists(st.integers(0, len(clips) - 1), max_size=12))
+    chosen, present = table.select([clips[i] for i in asked])
+    assert chosen.tobytes() == features[asked].tobytes()
+    assert present.all()
 
 
 @pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(Identity)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +14,18 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
-import cache.store
+import cache.places
 from cache.layout import CacheError, ClipRecord, Identity, Status
+from cache.places import LocalPlace
 from cache.store import FeatureGroup
 
 VIEWS = ("clean0", "weak0")
 DIM = 3
 UNIT = 2
 CLIPS = ("a", "b", "c", "d", "e")  # three units: ab, cd, e
+FIRST_DIGEST = (
+    "b8e5481e70f59433b5af90833f16bb993825469d24392732e5857efd164de98c"  # of these, as the first version wrote
+)
 
 
 def identity(**changes: object) -> Identity:
@@ -181,17 +186,20 @@ def test_writing_a_damaged_unit_again_heals_it(tmp_path: Path) -> None:
 
 def test_a_unit_is_committed_after_its_features_are_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     group = open_group(tmp_path)
-    seen: list[Path] = []
+    real, seen = LocalPlace.create_exclusively, []
 
-    def power_cut(path: Path, text: str) -> None:
+    def power_cut(place: LocalPlace, name: str, data: bytes, durable: bool = True) -> bool:
+        assert durable
+        if not name.startswith("commits/"):
+            return real(place, name, data, durable)
         assert [chunk(group, 1, view).exists() for view in range(len(VIEWS))] == [True, True]
-        seen.append(path)
+        seen.append(name)
         raise OSError("power cut")
 
-    monkeypatch.setattr(cache.store, "write_atomically", power_cut)
+    monkeypatch.setattr(LocalPlace, "create_exclusively", power_cut)
     with pytest.raises(OSError, match="power cut"):
         write(group, 1)
-    assert len(seen) == 1
+    assert seen == ["commits/000001.json"]
     monkeypatch.undo()
     again = open_group(tmp_path)
     assert again.todo_units() == [0, 1, 2]
@@ -199,15 +207,34 @@ def test_a_unit_is_committed_after_its_features_are_on_disk(tmp_path: Path, monk
         again.load().select(["c", "d"])
 
 
+def test_every_file_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = open_group(tmp_path)
+    events: list[str] = []
+    sync, link = os.fsync, os.link
+
+    def synced(descriptor: int) -> None:
+        events.append("fsync")
+        sync(descriptor)
+
+    def linked(source: Path, target: Path) -> None:
+        link(source, target)  # fails at first, where a folder has to be made
+        events.append(target.parts[len(group.path.parts)])
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "link", linked)
+    write(group, 0)
+    assert events == ["fsync", "features", "fsync", "features", "fsync", "status", "fsync", "commits"]
+
+
 def test_a_unit_that_is_being_rewritten_loses_its_old_commit_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     group = filled(tmp_path)
 
-    def power_cut(path: Path) -> None:
+    def power_cut(path: Path, data: bytes, durable: bool) -> None:
         raise OSError("power cut")
 
-    monkeypatch.setattr(cache.store, "flush_to_disk", power_cut)
+    monkeypatch.setattr(cache.places, "_write_file", power_cut)
     with pytest.raises(OSError, match="power cut"):
         write(group, 1)
     assert open_group(tmp_path).todo_units() == [1]
@@ -243,24 +270,32 @@ def test_a_clip_that_left_the_manifest_keeps_its_row(tmp_path: Path) -> None:
     assert open_group(tmp_path, ("b",)).load().clip_ids == CLIPS
 
 
+@pytest.mark.parametrize("last", ["features/zarr.json", "clip_id/c/3", "clips.json"])
 def test_growth_that_was_interrupted_is_finished_by_the_next_opening(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:
-    filled(tmp_path)
-    real = cache.store.write_atomically
+    group = filled(tmp_path)
+    before = group.load()
+    real = LocalPlace.write_atomically
 
-    def power_cut(path: Path, text: str) -> None:
-        real(path, text)
-        raise OSError("power cut")
+    def power_cut(place: LocalPlace, name: str, data: bytes) -> None:
+        real(place, name, data)
+        if name == last:
+            raise OSError("power cut")
 
-    monkeypatch.setattr(cache.store, "write_atomically", power_cut)
+    monkeypatch.setattr(LocalPlace, "write_atomically", power_cut)
     with pytest.raises(OSError, match="power cut"):
         open_group(tmp_path, (*CLIPS, "f"))
     monkeypatch.undo()
+    again = FeatureGroup(group.path)
+    assert again.load().digest == before.digest
+    assert (again.clip_ids == CLIPS) is (last != "clips.json"), "who names the rows comes last"
     grown = open_group(tmp_path, (*CLIPS, "f"))
     assert grown.todo_units() == [3]
     write(grown, 3)
     assert np.array_equal(grown.load().features, np.stack([values(c) for c in (*CLIPS, "f")]))
+    plain = zarr.open_group(str(group.path), mode="r")
+    assert [str(c) for c in np.asarray(plain["clip_id"])] == [*CLIPS, "", "f"]
 
 
 @pytest.mark.parametrize("moment", ["before clips.json", "before the commits"])
@@ -355,7 +390,8 @@ def test_other_programs_read_it_with_plain_zarr(tmp_path: Path) -> None:
 
 def test_nothing_temporary_stays_behind(tmp_path: Path) -> None:
     group = filled(tmp_path)
-    assert [p.name for p in group.path.rglob("*tmp*")] == []
+    assert [p.name for p in group.path.rglob("*tmp*") if p.is_file()] == []
+    assert list((group.path / "leases").iterdir()) == []
 
 
 def test_a_commit_that_cannot_be_read_is_none(tmp_path: Path) -> None:
@@ -383,3 +419,20 @@ def test_wrong_dtype_or_shape_is_refused_before_the_old_unit_goes(tmp_path: Path
             group.write_unit(0, features, records)  # type: ignore[arg-type]
     assert group.todo_units() == []
     assert group.load().select([])[0].shape == (0, len(VIEWS), DIM)
+
+
+def test_a_group_of_before_there_were_leases_stays_valid(tmp_path: Path) -> None:
+    """The first version wrote these bytes but for the seals, and no folders of leases and unfinished files."""
+    group = filled(tmp_path)
+    before = group.load()
+    for folder in ("leases", ".tmp"):
+        shutil.rmtree(group.path / folder)
+    for path in (group.path / "clips.json", *(group.path / "commits").iterdir()):
+        plain = json.loads(path.read_text())
+        path.write_text(json.dumps({k: v for k, v in plain.items() if k != "seal"}))
+    again = open_group(tmp_path)
+    assert again.todo_units() == again.damaged_units() == []
+    assert again.load().digest == before.digest == FIRST_DIGEST
+    grown = open_group(tmp_path, (*CLIPS, "f"))
+    write(grown, 3)
+    assert grown.damaged_units() == []

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from cache.layout import Status
+from cache.places import place_of
 from extractors.loading import Weights, random_weights
 from pipeline import decoding, encode, units
 from pipeline import extract as module
@@ -138,7 +139,7 @@ def test_a_clip_that_brings_decoders_down_costs_itself_alone(folder: Path, tmp_p
     settings = ExtractSettings(modalities=("audio",))
     clips = manifest(folder).clips
     group = module.open_groups(manifest(folder), settings, tmp_path)["audio"]
-    task = units.UnitTask(tmp_path, "small", clips, {"audio": 0}, settings)
+    task = units.UnitTask(place_of(tmp_path), "small", clips, {"audio": 0}, settings)
     units.extract_unit(units.without_deadly_clip(task, Death(1, -11)), Progress(lambda done: None))
     records = group.records()
     assert [records[c.clip_id].status for c in clips] == [Status.PRESENT, Status.FAILED, Status.PRESENT]
@@ -233,7 +234,7 @@ def test_a_clip_behind_its_deadline_costs_itself_alone(
 
 
 def test_what_ends_the_encoder_ends_the_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(task: units.UnitTask, rows: object) -> None:
+    def full(task: units.UnitTask, rows: object, leases: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(units, "write_rows", full)
