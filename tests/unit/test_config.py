@@ -90,6 +90,7 @@ def test_the_defaults_that_the_help_names_are_the_settings() -> None:
     named = {p.name: p.show_default for p in command.params if isinstance(p.show_default, str)}
     settings = SweepSettings()
     hparams = resolve_hparams("erm", DIMS, settings.hparams)
+    assert named.pop("cache") == "in the workspace"
     assert named == {
         "labels": settings.labels,
         "seeds": str(len(settings.seeds)),

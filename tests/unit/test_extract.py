@@ -188,7 +188,9 @@ def hangs_at_c1(task: units.ClipTask, progress: Progress) -> Shared:
 DECODE_TASK = units.decode_task
 
 
-@pytest.mark.parametrize(("decode", "code"), [(dies_at_c1, "crash"), (hangs_at_c1, "deadline")])
+@pytest.mark.parametrize(
+    ("decode", "code"), [(dies_at_c1, "crash"), pytest.param(hangs_at_c1, "deadline", marks=pytest.mark.soak)]
+)
 def test_a_decoder_that_dies_or_hangs_costs_its_clip_and_is_tried_again_when_asked(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decode: object, code: str
 ) -> None:
