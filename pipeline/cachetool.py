@@ -373,7 +373,7 @@ def import_features(
     place = place_of(root)
     if not isinstance(place, LocalPlace) or not dataset:
         return take()
-    with only_writer(place.folder / dataset, "extracting into"):
+    with only_writer(place.folder / dataset, "importing into"):
         return take()
 
 

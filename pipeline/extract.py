@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,15 +19,13 @@ from pipeline.decoding import fingerprint, media_is_there
 from pipeline.errors import UsageError
 from pipeline.extraction import ExtractSettings
 from pipeline.types import Manifest
-from pipeline.units import UnitTask, extract_fed, extract_unit, extract_unit_apart, without_deadly_clip
+from pipeline.units import UnitTask, extract_fed, extract_unit, extract_unit_apart, lease_name, without_deadly_clip
 from pipeline.workers import Advance, Progress, run_tasks
 
 LIBRARIES = ("pipe-features", "torch", "numpy", "av", "opencv-contrib-python-headless", "zarr")  # for the record
 RETRIED = ("crash", "deadline")  # failures that a machine may be to blame for
 UNIT = 32  # clips per unit of work, at most: a crash loses at most this many per worker
 UNIT_BYTES = 2**28  # of a unit in memory, at most, where one clip is not more: feature maps are large
-
-
 POLL_SECONDS = 2.0  # between two looks whether other processes are done
 Execute = Callable[
     [Callable[[UnitTask, Progress], dict[str, float]], Sequence[UnitTask], Advance],
@@ -74,8 +72,8 @@ def extract(
         on_start: called once with the number of clips to do.
         advance: called with numbers of clips done.
         decoders: processes that only decode, for one encoder in this process, instead of workers; 0: none.
-        execute: runs tasks elsewhere, as ``pipeline.cluster.Cluster.run``, instead of workers here.
         retry: make units anew whose clips failed although their files may be sound: crashes and deadlines.
+        execute: runs tasks elsewhere, as ``pipeline.cluster.Cluster.run``, instead of workers here.
 
     Raises:
         UsageError: a clip of an unfinished unit is not in the manifest any more.
@@ -93,8 +91,9 @@ def extract(
         advance(amount)
 
     tasks = _tasks(manifest, settings, cache, groups)
-    total = left = sum(len(task.clips) for task in tasks)
-    on_start(total)
+    encoders = 1 if decoders else max(1, min(workers, len(tasks)))
+    left = sum(len(task.clips) for task in tasks)
+    on_start(left)
     while tasks:
         before = done_here
         # Decoders are native code: a file that brings one down must cost its clip, not the run.
@@ -122,7 +121,7 @@ def extract(
         new_clips=done_here,
         seconds=time.perf_counter() - start,
         stage_seconds=dict(stage_seconds),
-        encoders=1 if decoders else max(1, min(workers, len(tasks))),
+        encoders=encoders,
         counts={m: Counter(records[m][c].status.name.lower() for c in wanted) for m in groups},
         quarantined=with_status(Status.FAILED),
         absent=with_status(Status.ABSENT),
@@ -155,25 +154,19 @@ def _wait(tasks: Sequence[UnitTask]) -> None:
         while all(task.without_finished().units == task.units for task in tasks):
             for task in tasks:
                 order = sorted(task.units)
-                held = claim_all([(leases[str(task.folder(m))], f"unit-{task.units[m]:06d}") for m in order])
+                held = claim_all([(leases[str(task.folder(m))], lease_name(task.units[m])) for m in order])
                 if held is not None:  # free now: given back again, for a worker
                     return
             time.sleep(POLL_SECONDS)
 
 
-@contextmanager
-def _at(group: FeatureGroup, unit: int) -> Iterator[bool]:
-    """Hold the lease of a unit; whether nobody else does."""
-    with Leases(group.place) as leases:
-        yield leases.claim(f"unit-{unit:06d}") is not None
-
-
 def _forget(group: FeatureGroup, unit: int) -> bool:
-    """Make a unit todo again, unless another process is at it; returns whether it is."""
-    with _at(group, unit) as mine:
-        if mine:
-            group.forget_unit(unit)
-    return mine
+    """Make a unit todo again, unless another process is at it; returns whether it is todo now."""
+    with Leases(group.place) as leases:
+        if leases.claim(lease_name(unit)) is None:
+            return False
+        group.forget_unit(unit)
+    return True
 
 
 def _repair(manifest: Manifest, groups: Mapping[str, FeatureGroup], retry: bool) -> list[str]:

@@ -54,13 +54,18 @@ class UnitTask:
         return replace(self, units=units)
 
 
+def lease_name(unit: int) -> str:
+    """What the lease of a unit is called in its group."""
+    return f"unit-{unit:06d}"
+
+
 @contextmanager
 def claimed(task: UnitTask) -> Iterator[dict[str, Lease] | None]:
     """Hold the leases of a task's units, by modality; ``None`` where another process is at one of them."""
     with ExitStack() as stack:
         order = sorted(task.units)  # the same for all processes, so that none waits for another
         leases = [stack.enter_context(Leases(task.folder(modality))) for modality in order]
-        held = claim_all([(its, f"unit-{task.units[m]:06d}") for its, m in zip(leases, order, strict=True)])
+        held = claim_all([(its, lease_name(task.units[m])) for its, m in zip(leases, order, strict=True)])
         yield None if held is None else dict(zip(order, held, strict=True))
 
 

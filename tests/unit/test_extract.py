@@ -102,6 +102,7 @@ def test_damage_is_found_and_only_the_damaged_unit_is_made_anew(
     report = run(folder, tmp_path, settings)
     assert report.repaired == ["audio: unit 1 was damaged on disk"]
     assert report.new_clips == 1
+    assert report.encoders == 1  # there was one unit to do
     assert {m: g.digest() for m, g in module.open_groups(manifest(folder), settings, tmp_path).items()} == before
     assert run(folder, tmp_path, settings).new_clips == 0
 
@@ -287,3 +288,14 @@ def test_the_weights_of_a_flow_network_are_part_of_the_identity() -> None:
     other = replace(settings, flow_weights=random_weights(1))
     assert settings.identity("d", "flow").settings["flow_weights"] == "random:0"
     assert settings.identity("d", "flow") != other.identity("d", "flow")
+
+
+def test_the_encoders_whose_waiting_is_counted_are_those_that_worked(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "UNIT", 1)
+    nothing = lambda amount: None  # noqa: E731
+    settings = ExtractSettings(modalities=("audio",))
+    report = extract(manifest(folder), settings, tmp_path, 2, nothing, nothing)
+    assert report.encoders == 2
+    assert report.stage_seconds["wait"] <= report.encoders * report.seconds
