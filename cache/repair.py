@@ -157,7 +157,7 @@ def _rebuild_arrays(path: Path) -> list[str]:
             start = unit * group.unit
             rows = values[start : start + group.unit]
             there = read_array(path, array, group.unit, unit)
-            if there is None or not np.array_equal(there[: len(rows)], rows):
+            if there is None or not np.array_equal(there[: len(rows)], rows) or there[len(rows) :].any():
                 for name, content in encode_rows(description, array, start, rows).items():
                     place.write_atomically(name, content)
                 done.append(f"wrote {array} of unit {unit} anew")

@@ -180,10 +180,11 @@ def _check_states(structure: Structure, unit: int, commit: _Commit | None, found
     rows = structure.rows(unit)
     stored = read_array(structure.path, "status", structure.unit, unit)
     states = iter(() if commit is None else [r.status for r in commit.records])
-    wanted = np.array([next(states, Status.TODO) if clip_id else Status.TODO for clip_id in rows], dtype=np.uint8)
-    if stored is not None and np.array_equal(stored[: len(rows)], wanted):
+    wanted = np.full(structure.unit, Status.TODO, np.uint8)  # also past the array's end: a cache that grows reads it
+    wanted[: len(rows)] = [next(states, Status.TODO) if clip_id else Status.TODO for clip_id in rows]
+    if stored is not None and np.array_equal(stored, wanted):
         return
-    seen = "cannot be read" if stored is None else f"is {stored[: len(rows)].tolist()} where {wanted.tolist()} belongs"
+    seen = "cannot be read" if stored is None else f"is {stored.tolist()} where {wanted.tolist()} belongs"
     add = found.warn if commit is None else found.error  # a killed writer leaves states of a unit that is still todo
     add("status_disagrees", f"the status array, unit {unit}: {seen}", Remedy.ARRAYS, unit)
 

@@ -55,6 +55,12 @@ def test_any_flipped_bit_is_found_and_mended(group: FeatureGroup, data: st.DataO
     check(group, name, byte, data.draw(st.integers(0, 7)))
 
 
+def test_a_state_past_the_end_of_the_array(group: FeatureGroup) -> None:
+    last = len(snapshot(group.path)["status/c/1"]) - 1  # one row of this unit is not in the array yet
+    for bit in range(8):
+        check(group, "status/c/1", last, bit)
+
+
 @pytest.mark.parametrize("array", ["status", "clip_id"])
 def test_the_head_of_a_compressed_chunk(group: FeatureGroup, array: str) -> None:
     for byte in range(4, 7):
