@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.chunks import ChunkFiles, Part, read_parts
 from cache.commits import digest_of, essence, parse_commit, records_of
 from cache.encoding import FeatureFormat, encode_rows
 from cache.growth import create_group, grow, is_whole
@@ -336,21 +337,15 @@ class FeatureGroup:
             CacheError: a committed chunk is missing or damaged.
         """
         shape = (self.num_units * self.unit, len(self.identity.views), self.dim)
-        features = np.full(shape, np.nan, dtype=self.identity.dtype)
-        commits = []
+        features = np.empty(shape, dtype=self.identity.dtype)
+        commits, finished = [], []
         for unit, commit in enumerate(self._read_commits(range(self.num_units))):
             if commit is None:
-                continue
-            commits.append(commit)
-            rows = features[unit * self.unit : (unit + 1) * self.unit]
-            try:
-                for view, values in enumerate(self._read_unit(unit)):
-                    rows[:, view] = values
-            except FileNotFoundError as error:
-                first = self.unit_clips(unit)[0]
-                raise CacheError(f"{self.place}: a chunk of features is missing (clip {first!r}); {ADVICE}") from error
-            except ValueError as error:
-                raise CacheError(f"{self.place} has a damaged chunk (unit {unit}: {error}); {ADVICE}") from error
+                features[self._rows_of(unit)] = np.nan
+            else:
+                commits.append(commit)
+                finished.append(unit)
+        self._read_units(finished, features)
         clip_ids = tuple(clip_id for clip_id in self.clip_ids if clip_id)
         features = features[: len(self.clip_ids)]
         if len(clip_ids) < len(features):  # without padding there is nothing to copy
@@ -358,6 +353,27 @@ class FeatureGroup:
         found = records_of(commits)
         records = tuple(found.get(c, ClipRecord(c, Status.TODO)) for c in clip_ids)
         return FeatureTable(self.identity, digest_of(self.identity, commits), clip_ids, features, records)
+
+    def _rows_of(self, unit: int) -> slice:
+        return slice(unit * self.unit, (unit + 1) * self.unit)
+
+    def _read_units(self, units: Sequence[int], features: NDArray[Any]) -> None:
+        """Read all values of finished units into ``(rows, views, dim)``."""
+        files = ChunkFiles.of(self.path) if isinstance(self.place, LocalPlace) else None
+        if files is not None:
+            rows = np.arange(self.unit)
+            parts = [Part(unit, rows, unit * self.unit + rows) for unit in units]
+            read_parts(files, parts, range(features.shape[1]), features)
+            return
+        for unit in units:
+            try:
+                for view, values in enumerate(self._read_unit(unit)):
+                    features[self._rows_of(unit), view] = values
+            except FileNotFoundError as error:
+                first = self.unit_clips(unit)[0]
+                raise CacheError(f"{self.place}: a chunk of features is missing (clip {first!r}); {ADVICE}") from error
+            except ValueError as error:
+                raise CacheError(f"{self.place} has a damaged chunk (unit {unit}: {error}); {ADVICE}") from error
 
     def digest(self) -> str:
         """sha256 over the identity and every committed unit: equal digests mean equal features and states."""

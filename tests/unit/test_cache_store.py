@@ -154,7 +154,7 @@ def test_a_flipped_bit_is_found(tmp_path: Path, position: int) -> None:
     raw[position] ^= 1
     chunk(group, 1).write_bytes(raw)
     assert group.damaged_units() == [1]
-    with pytest.raises(CacheError, match="damaged chunk"):
+    with pytest.raises(CacheError, match=r"the chunk (fails its crc32c|has \d+ bytes)"):
         group.load()
 
 
@@ -163,7 +163,7 @@ def test_a_cut_off_chunk_is_found(tmp_path: Path, length: int) -> None:
     group = filled(tmp_path)
     chunk(group, 2).write_bytes(chunk(group, 2).read_bytes()[:length])
     assert group.damaged_units() == [2]
-    with pytest.raises(CacheError, match="damaged chunk"):
+    with pytest.raises(CacheError, match=r"the chunk (fails its crc32c|has \d+ bytes)"):
         group.load()
 
 
