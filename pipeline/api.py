@@ -118,7 +118,6 @@ def axis_text(name: str, values: object) -> str:
 
 
 def _request(backbones: Sequence[str], weights: Sequence[str], device: str) -> Any:
-    from pipeline.extraction import resolve_device
     from pipeline.features import FeatureRequest
 
-    return FeatureRequest(backbones=tuple(backbones), weights=tuple(weights), device=resolve_device(device))
+    return FeatureRequest(backbones=tuple(backbones), weights=tuple(weights), device=device)

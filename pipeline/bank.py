@@ -20,7 +20,7 @@ from pipeline.types import Manifest
 class FeatureBank:
     """All cached views of all clips of a manifest, in manifest order."""
 
-    features: Mapping[str, Tensor]  # per modality (clips, views, dim) float16, zero where absent
+    features: Mapping[str, Tensor]  # per modality (clips, views, dim) float16 or float32, zero where absent
     present: Mapping[str, Tensor]  # per modality (clips,) bool
     views: tuple[str, ...]  # names of the view axis
 

@@ -6,6 +6,8 @@ Needs the extra ``cluster``. A lost worker costs the tasks it had: they run agai
 from __future__ import annotations
 
 import re
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -18,7 +20,8 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 LOST = 3  # workers that may die on one task before the task is suspected
 CONNECT_SECONDS = 20.0
-_LOCAL = re.compile(r"local:([1-9]\d*)")
+QUEUE_SECONDS = 86400.0  # that the first job may stand in the queue
+_HERE = re.compile(r"(local|slurm):([1-9]\d*)")
 
 
 class Cluster:
@@ -77,17 +80,73 @@ def _call(function: Callable[[Any, Progress], Any], task: Any) -> tuple[Any, int
     return function(task, Progress(amounts.append)), sum(amounts)
 
 
+def _local_cluster(workers: int) -> Any:
+    import distributed
+
+    return distributed.LocalCluster(
+        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+    )
+
+
+@contextmanager
+def _slurm_cluster(jobs: int) -> Iterator[Any]:
+    """A scheduler here, and so many SLURM jobs with workers; the first of them is waited for, the others join later."""
+    try:
+        from dask_jobqueue.slurm import SLURMCluster
+    except ImportError as error:
+        raise UsageError(
+            "--cluster slurm:N needs dask-jobqueue: install pipe-features with the extra [slurm]"
+        ) from error
+    try:
+        cluster = SLURMCluster(worker_extra_args=["--nthreads", "1"], silence_logs="critical")
+    except (ValueError, TypeError) as error:
+        reason = str(error).partition(", for example")[0]
+        raise UsageError(
+            f"--cluster slurm:{jobs}: {reason}; say what a job is in ~/.config/dask/jobqueue.yaml under "
+            "jobqueue: slurm: (cores, processes, memory, queue, walltime, job-extra-directives)"
+        ) from error
+    with cluster:
+        _try_job(cluster.job_script(), jobs)
+        cluster.scale(jobs=jobs)
+        try:
+            cluster.wait_for_workers(1, timeout=QUEUE_SECONDS)
+        except TimeoutError as error:
+            raise UsageError(
+                f"--cluster slurm:{jobs}: no worker has come within {QUEUE_SECONDS:g} s; see `squeue`, and whether a "
+                f"job can reach this machine (interface, in jobqueue.yaml). A job is\n{cluster.job_script()}"
+            ) from error
+        yield cluster
+
+
+def _try_job(script: str, jobs: int) -> None:
+    """Ask SLURM whether it would take a job: dask-jobqueue only logs a refusal, and waits."""
+    with tempfile.NamedTemporaryFile("w", suffix=".sh") as file:
+        file.write(script)
+        file.flush()
+        try:
+            asked = subprocess.run(["sbatch", "--test-only", file.name], capture_output=True, text=True, check=False)
+        except FileNotFoundError as error:
+            raise UsageError(
+                f"--cluster slurm:{jobs}: there is no sbatch on this machine; call it on a login node"
+            ) from error
+    if asked.returncode:
+        raise UsageError(f"--cluster slurm:{jobs}: SLURM refuses the job: {asked.stderr.strip()}\n{script}")
+
+
 @contextmanager
 def connect(address: str) -> Iterator[Cluster]:
-    """Connect to a scheduler (``tcp://host:port``), or start so many workers here (``local:N``).
+    """Connect to a scheduler (``tcp://host:port``), or start so many workers here (``local:N``) or as SLURM jobs.
+
+    What a SLURM job asks for (partition, cores, memory, GPUs) stands in dask-jobqueue's own configuration.
 
     Raises:
-        UsageError: another address, the extra is not installed, or nobody answers.
+        UsageError: another address, an extra is not installed, nobody answers, or no job starts.
     """
-    local = _LOCAL.fullmatch(address)
-    if not local and not re.match(r"(tcp|tls|ucx|inproc)://", address):
+    here = _HERE.fullmatch(address)
+    if not here and not re.match(r"(tcp|tls|ucx|inproc)://", address):
         raise UsageError(
-            f"--cluster {address}: write tcp://HOST:PORT of a dask scheduler, or local:N for N workers here"
+            f"--cluster {address}: write tcp://HOST:PORT of a dask scheduler, local:N for N workers here, or slurm:N "
+            "for N jobs"
         )
     try:
         import dask
@@ -98,17 +157,9 @@ def connect(address: str) -> Iterator[Cluster]:
         ) from error
     # One task at a time and thread: stacks use one intra-op thread each. Death of a worker is nobody's fault at first.
     with dask.config.set({"distributed.scheduler.allowed-failures": LOST, "distributed.worker.daemon": False}):
-        if local:
-            with (
-                distributed.LocalCluster(
-                    n_workers=int(local[1]),
-                    threads_per_worker=1,
-                    processes=True,
-                    dashboard_address=None,
-                    silence_logs=50,
-                ) as cluster,
-                distributed.Client(cluster) as client,
-            ):
+        if here:
+            start = _local_cluster if here[1] == "local" else _slurm_cluster
+            with start(int(here[2])) as cluster, distributed.Client(cluster) as client:
                 yield Cluster(client)
             return
         try:

@@ -24,7 +24,7 @@ from pipeline.decoding import Clock, Decoded, Images, decode_clip, flow_between,
 from pipeline.extraction import ExtractSettings, usage_errors
 from pipeline.types import Clip
 
-Features = dict[str, tuple[NDArray[np.float16] | None, ClipRecord]]
+Features = dict[str, tuple[NDArray[Any] | None, ClipRecord]]
 Rendered = tuple[int, list[Tensor], Mapping[str, Any]]  # position of the clip, its views, facts
 
 
@@ -47,13 +47,13 @@ def encoder_of(settings: ExtractSettings, modality: str) -> Encoder:
 
 
 def extract_clip(clip: Clip, modalities: Sequence[str], settings: ExtractSettings, clock: Clock) -> Features:
-    """Features ``(views, dim)`` float16 and the record of one clip, per modality; a bad track never raises."""
+    """Features ``(views, dim)`` and the record of one clip, per modality; a bad track never raises."""
     (features,) = encode_clips([decode_clip(clip, modalities, settings)], settings, clock)
     return features
 
 
 def encode_clips(clips: Sequence[Decoded], settings: ExtractSettings, clock: Clock) -> list[Features]:
-    """Features ``(views, dim)`` float16 and the records of decoded clips, per modality.
+    """Features ``(views, dim)`` of ``settings.dtype`` and the records of decoded clips, per modality.
 
     Args:
         clips: what ``decode_clip`` returned; their seconds are added to the clock.
@@ -74,7 +74,7 @@ def encode_clips(clips: Sequence[Decoded], settings: ExtractSettings, clock: Clo
             continue
         with clock.stage("backbone"):
             views = [view for _, mine, _ in rendered for view in mine]
-            values = _encode(encoder_of(settings, modality), views)
+            values = _encode(encoder_of(settings, modality), views, settings.dtype)
         start = 0
         for position, mine, facts in rendered:
             out[position][modality] = _result(
@@ -85,12 +85,12 @@ def encode_clips(clips: Sequence[Decoded], settings: ExtractSettings, clock: Clo
 
 
 def _result(
-    values: NDArray[np.float16], clip: Decoded, modality: str, facts: Mapping[str, Any], settings: ExtractSettings
-) -> tuple[NDArray[np.float16] | None, ClipRecord]:
-    """Features of a clip and their record; what leaves float16 is a failed track."""
+    values: NDArray[Any], clip: Decoded, modality: str, facts: Mapping[str, Any], settings: ExtractSettings
+) -> tuple[NDArray[Any] | None, ClipRecord]:
+    """Features of a clip and their record; what leaves the type that they are stored in is a failed track."""
     if np.isfinite(values).all():
         return values, ClipRecord(clip.clip_id, Status.PRESENT, "", "", clip.fingerprint, facts)
-    detail = f"{modality} features of {settings.backbones[modality]} leave float16 or are not numbers"
+    detail = f"{modality} features of {settings.backbones[modality]} leave {settings.dtype} or are not numbers"
     return None, ClipRecord(clip.clip_id, Status.FAILED, "not_finite", detail, clip.fingerprint, facts)
 
 
@@ -135,10 +135,10 @@ def _frame_clip(images: Images, modality: str, settings: ExtractSettings, clock:
         return FrameClip(pixels.to(settings.device), numbers, plans)
 
 
-def _encode(encoder: Encoder, views: Sequence[Tensor]) -> NDArray[np.float16]:
-    """Features ``(views, dim)`` float16; views of one shape go through the network together."""
+def _encode(encoder: Encoder, views: Sequence[Tensor], dtype: str) -> NDArray[Any]:
+    """Features ``(views, dim)``; views of one shape go through the network together."""
     rows: dict[int, Tensor] = {}
     for positions, batch in stack_by_side(views).values():
         rows.update(zip(positions, encoder(batch), strict=True))
     with np.errstate(over="ignore"):  # an overflow becomes inf, which the caller reports
-        return torch.stack([rows[i] for i in range(len(views))]).numpy().astype(np.float16)
+        return torch.stack([rows[i] for i in range(len(views))]).numpy().astype(dtype)

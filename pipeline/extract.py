@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from cache.layout import ClipRecord, Status
 from cache.leases import Leases, claim_all
 from cache.places import place_of
@@ -38,6 +40,7 @@ class ExtractReport:
     """What `pipe extract` tells at its end."""
 
     new_clips: int
+    elsewhere: int  # clips that other processes did meanwhile
     seconds: float
     stage_seconds: Mapping[str, float]  # summed over workers; wait: encoders had nothing decoded
     encoders: int  # processes that encode
@@ -92,7 +95,7 @@ def extract(
 
     tasks = _tasks(manifest, settings, cache, groups)
     encoders = 1 if decoders else max(1, min(workers, len(tasks)))
-    left = sum(len(task.clips) for task in tasks)
+    left = to_do = sum(len(task.clips) for task in tasks)
     on_start(left)
     while tasks:
         before = done_here
@@ -119,6 +122,7 @@ def extract(
 
     return ExtractReport(
         new_clips=done_here,
+        elsewhere=to_do - done_here,
         seconds=time.perf_counter() - start,
         stage_seconds=dict(stage_seconds),
         encoders=encoders,
@@ -138,7 +142,8 @@ def open_groups(manifest: Manifest, settings: ExtractSettings, cache: Path | str
     for modality in settings.modalities:
         identity = settings.identity(manifest.dataset, modality)
         dim = Tap(settings.tap).dim(settings.backbone(modality))
-        unit = max(1, min(UNIT, UNIT_BYTES // (len(identity.views) * dim * 2)))
+        size = len(identity.views) * dim * np.dtype(identity.dtype).itemsize
+        unit = max(1, min(UNIT, UNIT_BYTES // size))
         notes = {"weights": settings.weights_of(modality).note}
         if modality == "flow" and settings.flow_weights is not None:
             notes["flow"] = settings.flow_weights.note

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from cache.layout import Identity
+from cache.layout import DTYPES, Identity
 from extractors.backbone import DEFAULT_BACKBONES, find_backbone
 from extractors.checkpoint_files import CheckpointError
 from extractors.encoder import PRECISIONS, Backbone, Tap
@@ -41,6 +42,7 @@ class ExtractSettings:
     weights: Mapping[str, Weights] = field(default_factory=dict)  # per modality; default: built-in ones
     tap: str = "pool"  # where in the networks features are taken
     precision: Mapping[str, str] = field(default_factory=dict)  # per modality, of the networks; default: float32
+    dtype: str = DTYPES[0]  # of the stored features
     views: ViewSpec = field(default_factory=ViewSpec)
     flow_method: str = "dis-medium"
     flow_weights: Weights | None = None  # of a method that has a network
@@ -50,10 +52,14 @@ class ExtractSettings:
     decoder: str = "auto"  # of video files
     deadline_seconds: float = 120.0  # for decoding one clip
     ahead: int = 1  # clips that a worker decodes ahead of the one that it encodes
+    given: Mapping[str, Identity] = field(default_factory=dict)  # modality -> group that is used as it is
 
     def __post_init__(self) -> None:
+        choose("type of stored features", self.dtype, DTYPES)
         for modality in self.modalities:
             choose("modality", modality, MODALITIES)
+            if modality in self.given:  # whatever made it need not be known here
+                continue
             choose("precision", self.precision_of(modality), PRECISIONS)
             backbone = self.backbone(modality)
             if backbone.modality != modality:
@@ -96,6 +102,8 @@ class ExtractSettings:
 
     def identity(self, dataset: str, modality: str) -> Identity:
         """Identity of the cache group of a modality."""
+        if modality in self.given:
+            return self.given[modality]
         backbone = self.backbone(modality)
         settings: dict[str, Any] = {
             "input": plain_input(backbone.input),
@@ -115,6 +123,8 @@ class ExtractSettings:
             settings |= {"resampler": self.resampler}
         if self.precision_of(modality) != PRECISIONS[0]:
             settings |= {"precision": self.precision_of(modality)}
+        if self.dtype != DTYPES[0]:
+            settings |= {"dtype": self.dtype}
         return Identity(
             dataset=dataset,
             modality=modality,
@@ -143,6 +153,23 @@ def plain_input(wanted: FrameInput | AudioInput) -> dict[str, Any]:
         if plain.get(name) == neutral:
             plain.pop(name, None)
     return plain
+
+
+def pinned_device(name: str, worker: str) -> str:
+    """The device of a worker of a cluster: of several GPUs that it sees, the one with the worker's number.
+
+    Args:
+        name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        worker: its name; a number, or what ends in one (``SLURMCluster-3``), counts.
+
+    Raises:
+        UsageError: no such device there.
+    """
+    seen = torch.cuda.device_count()
+    number = re.fullmatch(r"(?:.*-)?(\d+)", worker)
+    if name in ("auto", "cuda") and seen > 1 and number:
+        return f"cuda:{int(number[1]) % seen}"
+    return resolve_device(name)
 
 
 def resolve_device(name: str) -> str:

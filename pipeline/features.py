@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from cache.layout import Identity
+from cache.layout import DTYPES, Identity
 from cache.store import StoredGroup, stored_groups
 from extractors.backbone import PRESETS, find_backbone
 from extractors.checkpoint_files import CheckpointError
@@ -23,7 +23,7 @@ from extractors.raft import NETWORKS
 from extractors.weights import WeightsError, WeightsFolder, default_folder, split_random
 from pipeline.decode.decoders import check_decoder
 from pipeline.errors import UsageError, choose
-from pipeline.extraction import ExtractSettings, usage_errors
+from pipeline.extraction import ExtractSettings, resolve_device, usage_errors
 from pipeline.types import MODALITIES, ViewSpec
 
 AUTO = "auto"
@@ -38,9 +38,12 @@ class FeatureRequest:
     weights: tuple[str, ...] = ()  # CHOICE for all backbones, or BACKBONE=CHOICE
     tap: str = "pool"
     precision: str = AUTO  # auto: as the cache has it, else bfloat16 where this machine is fast at it
+    dtype: str = DTYPES[0]  # of the stored features
+    groups: tuple[str, ...] = ()  # of the cache, used as they are: names, or the start of one; for example imported
     views: ViewSpec = field(default_factory=ViewSpec)
     flow_method: str = "dis-medium"
-    device: str = "cpu"
+    device: str = "cpu"  # auto, cpu, cuda or cuda:N
+    remote: bool = False  # each worker of a cluster finds its own device
     compiled: bool = False
     resampler: str = "swresample"  # of sound
     decoder: str = "auto"  # of video files
@@ -64,30 +67,40 @@ def settle(request: FeatureRequest, dataset: str, preset: str, cache: Path | str
     choose("precision", request.precision, (AUTO, *PRECISIONS))
     if extracting:
         check_decoder(request.decoder)
-    request = replace(request, modalities=request.modalities or MODALITIES)
+    device = resolve_device("auto" if request.remote else request.device)
+    stored = stored_groups(cache, dataset)
+    if extracting and request.groups:
+        raise UsageError(
+            f"--features {request.groups[0]} names features that are there already; leave it out where features are made"
+        )
+    given = _given(request.groups, stored, dataset)
+    request = replace(request, modalities=request.modalities or tuple(given) or MODALITIES)
+    given = {m: group for m, group in given.items() if m in request.modalities}
     backbones = chosen_backbones(request.backbones, preset)
-    used = {m: backbones[choose("modality", m, MODALITIES)] for m in request.modalities}
+    used = {m: backbones[choose("modality", m, MODALITIES)] for m in request.modalities if m not in given}
     choose("method of optical flow", request.flow_method, FLOW_METHODS)
     flow_network = FLOW_METHODS[request.flow_method].network if "flow" in used else None
     networks = [*used.values(), *([flow_network.name] if flow_network else [])]
     choices = weight_choices(request.weights, networks)
-    stored = stored_groups(cache, dataset)
     settings = ExtractSettings(
         modalities=request.modalities,
-        backbones=backbones,
+        backbones={**backbones, **{m: group.identity.backbone for m, group in given.items()}},
         weights={m: Weights("", "") for m in used},
         tap=request.tap,
+        dtype=request.dtype,
+        given={m: group.identity for m, group in given.items()},
         views=request.views,
         flow_method=request.flow_method,
         flow_weights=_flow_weights(flow_network, choices, request.weights_folder, stored, extracting),
-        device=request.device,
+        device=request.device if request.remote else device,
         compiled=request.compiled,
         resampler=request.resampler,
         decoder=request.decoder,
         deadline_seconds=request.deadline_seconds,
     )
-    weights, precision = {}, {}
-    for modality in request.modalities:
+    weights = {m: Weights(g.identity.weights, _origin(g)) for m, g in given.items()}
+    precision = {}
+    for modality in used:
         backbone = settings.backbone(modality)
         allowed = PRECISIONS if backbone.bfloat16 else PRECISIONS[:1]
         if request.precision in allowed:
@@ -96,8 +109,32 @@ def settle(request: FeatureRequest, dataset: str, preset: str, cache: Path | str
         there = _alike(stored, variants)
         weights[modality] = _weights(backbone, choices[backbone.name], request.weights_folder, there, extracting)
         there = [(p, g) for p, g in there if g.identity.weights == weights[modality].identity]
-        precision[modality] = _precision(backbone, {p for p, _ in there}, allowed, request.device)
+        precision[modality] = _precision(backbone, {p for p, _ in there}, allowed, device)
     return replace(settings, weights=weights, precision=precision)
+
+
+def _given(names: Sequence[str], stored: Sequence[StoredGroup], dataset: str) -> dict[str, StoredGroup]:
+    """The groups that a user names, by modality, in the order of ``MODALITIES``."""
+    found: dict[str, StoredGroup] = {}
+    for name in names:
+        start = name.strip().removeprefix(f"{dataset}/")
+        fits = [g for g in stored if g.place.name == start] or [g for g in stored if g.place.name.startswith(start)]
+        if len(fits) != 1:
+            there = ", ".join(g.place.name for g in (fits or stored)) or "none"
+            what = "several groups" if fits else "no group"
+            raise UsageError(f"--features {name!r} names {what} of {dataset}; groups: {there} (`pipe cache ls`)")
+        modality = choose("modality of a group for training", fits[0].identity.modality, MODALITIES)
+        if modality in found:
+            raise UsageError(f"--features names two groups of {modality}: {found[modality].place.name} and {name!r}")
+        found[modality] = fits[0]
+    return {m: found[m] for m in MODALITIES if m in found}
+
+
+def _origin(group: StoredGroup) -> str:
+    """Where the features of a group that a user names come from, for the notes under tables."""
+    if group.identity.weights.startswith("declared:"):
+        return "imported features, their provenance is declared and not checked"
+    return group.notes.get("weights", "")
 
 
 def chosen_backbones(names: Sequence[str], preset: str) -> dict[str, str]:

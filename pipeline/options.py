@@ -180,6 +180,11 @@ def feature_options(
     feature_precision: Annotated[
         str, typer.Option(help="Of backbones: float32, bfloat16, or auto: as cached, else what is fast here.")
     ] = "auto",
+    feature_dtype: Annotated[str, typer.Option(help="Of stored features: float16 or float32.")] = "float16",
+    features: Annotated[
+        list[str] | None,
+        typer.Option(help="Group of the cache to train on as it is, such as an imported one; repeatable."),
+    ] = None,
     weak: Annotated[int, typer.Option(help="Weak views per clip.")] = 2,
     strong: Annotated[int, typer.Option(help="Strong views per clip, at most as many as weak ones.")] = 2,
     view_seed: Annotated[int, typer.Option(help="Seed of the augmented views.")] = 0,
@@ -197,7 +202,6 @@ def feature_options(
 ) -> FeatureRequest:
     """Which features, and the device."""
     load_torch()
-    from pipeline.extraction import resolve_device
     from pipeline.features import FeatureRequest
     from pipeline.types import ViewSpec
 
@@ -207,11 +211,13 @@ def feature_options(
         weights=tuple(weights or ()),
         tap=tap,
         precision=feature_precision,
+        dtype=feature_dtype,
+        groups=tuple(features or ()),
         views=ViewSpec(weak=weak, strong=strong, seed=view_seed, variant=augmentation),  # type: ignore[arg-type]
         flow_method=flow,
         decoder=decoder,
         resampler=resampler,
-        device=resolve_device(device),
+        device=device,
     )
 
 

@@ -53,8 +53,10 @@ def show_extraction(report: ExtractReport) -> None:
         per_clip = _per_clip({stage: seconds / report.new_clips for stage, seconds in report.stage_seconds.items()})
         out.print(f"{report.new_clips} clips in {report.seconds:.1f} s ({rate:.1f}/s); ms per clip: {per_clip}")
         out.print(_bottleneck(report))
-    else:
+    elif not report.elsewhere:
         out.print("Everything was extracted already.")
+    if report.elsewhere:
+        out.print(f"{report.elsewhere} clips were done by other processes meanwhile.")
     if report.otherwise:
         modality, record = report.otherwise[0]
         out.print(

@@ -63,6 +63,16 @@ class Clips:
     labels: Tensor  # (runs, clips) int64
 
 
+def _clean_view(bank: FeatureBank | CompactBank) -> int:
+    found = bank.view_positions("clean")
+    if not found:
+        raise UsageError(
+            f"the features have no clean view, only {', '.join(bank.views)}; evaluation needs one: extract it, or import "
+            "features with --views clean0,..."
+        )
+    return found[0]
+
+
 class StackData:
     """The data of a stack of runs, as each run may see them.
 
@@ -78,8 +88,10 @@ class StackData:
         self.splits = [run_split(spec, manifest, bank) for spec in specs]
         self.labels = torch.tensor(manifest.label_indices(), device=self.device)
         self.domains = self._domain_positions()
-        self.weak, self.strong = bank.view_positions("weak"), bank.view_positions("strong")
-        self.clean = bank.view_positions("clean")[0]
+        self.clean = _clean_view(bank)
+        # Other people's features have one view of a clip; it stands for the augmented ones.
+        self.weak = bank.view_positions("weak") or [self.clean]
+        self.strong = bank.view_positions("strong") or self.weak
         self.sets, self.standardise = None, None
         if isinstance(bank, CompactBank):
             self.sets = torch.tensor([bank.sets.index(s.sources) for s in specs], device=self.device)[:, None]

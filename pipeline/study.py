@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from cache.layout import CacheError, Status
@@ -72,14 +73,22 @@ def extract_features(
         retry: try clips again that crashed a decoder or were too late.
         cluster: address of a dask scheduler, or ``local:N``; empty: processes on this machine.
     """
-    workers, decoders = _processes(settings, work, decoders)
     with ExitStack() as stack:
-        bar = stack.enter_context(progress(f"features of {manifest.dataset}"))
-        cache, execute = work.cache, None
         if cluster:
-            connected = stack.enter_context(connect(cluster))
-            workers, execute, cache = connected.workers, connected.run, work.shared_cache
-        return extract(manifest, settings, cache, workers, bar.start, bar.advance, decoders, retry, execute)
+            with status(f"connecting to {cluster}"):
+                connected = stack.enter_context(connect(cluster))
+            bar = stack.enter_context(progress(f"features of {manifest.dataset}"))
+            todo = (with_absolute_media(manifest), settings, work.shared_cache, connected.workers)
+            return extract(*todo, bar.start, bar.advance, 0, retry, connected.run)
+        workers, decoders = _processes(settings, work, decoders)
+        bar = stack.enter_context(progress(f"features of {manifest.dataset}"))
+        return extract(manifest, settings, work.cache, workers, bar.start, bar.advance, decoders, retry)
+
+
+def with_absolute_media(manifest: Manifest) -> Manifest:
+    """The manifest for workers that stand in another folder."""
+    clips = [replace(clip, media={k: path.absolute() for k, path in clip.media.items()}) for clip in manifest.clips]
+    return replace(manifest, clips=tuple(clips))
 
 
 def try_features(manifest: Manifest, settings: ExtractSettings, work: Workspace, decoders: int | None = None) -> Trial:
@@ -283,6 +292,9 @@ def weights_notes(settings: ExtractSettings) -> list[str]:
     for modality in settings.modalities:
         by_note.setdefault(settings.weights_of(modality).note, []).append(settings.backbones[modality])
     said = [f"Backbones {', '.join(names)}: {note}." for note, names in by_note.items()]
+    clean = [m for m, g in settings.given.items() if not any(v.startswith("weak") for v in g.views)]
+    if clean:
+        said.append(f"The features of {', '.join(clean)} have no augmented views: the clean view stands for them.")
     if "flow" in settings.modalities and settings.flow_weights is not None:
         said.append(f"Optical flow by {settings.flow_method}: {settings.flow_weights.note}.")
     return said

@@ -102,8 +102,9 @@ def _missing(manifest: Manifest, settings: ExtractSettings, cache: Path | str) -
 
 
 def _row_bytes(settings: ExtractSettings, modality: str) -> int:
-    """Bytes of one clip's features, float16."""
-    return len(settings.views.views()) * Tap(settings.tap).dim(settings.backbone(modality)) * 2
+    """Bytes of one clip's features."""
+    dim = Tap(settings.tap).dim(settings.backbone(modality))
+    return len(settings.views.views()) * dim * np.dtype(settings.dtype).itemsize
 
 
 @dataclass(frozen=True)

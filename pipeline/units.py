@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from cache.store import FeatureGroup, UnitTaken
 from pipeline.decoding import Clock, Decoded, decode_clip, fingerprint
 from pipeline.encode import Features, encode_clips
 from pipeline.errors import PipeError
-from pipeline.extraction import ExtractSettings
+from pipeline.extraction import ExtractSettings, pinned_device
 from pipeline.overlap import Shared, ahead
 from pipeline.types import Clip
 from pipeline.workers import Advance, Death, Pool, Progress
@@ -107,15 +106,31 @@ def _extract(task: UnitTask, leases: Mapping[str, Lease], progress: Progress) ->
     return {**clock.seconds, "wait": waited}
 
 
-@lru_cache(maxsize=1)
-def _apart() -> Pool[UnitTask, dict[str, float]]:
-    return Pool(extract_unit, 1)
+_apart = threading.local()  # threads of a dask worker work at the same time, each with a process of its own
 
 
 def extract_unit_apart(task: UnitTask, progress: Progress) -> dict[str, float]:
-    """As ``extract_unit``, in another process that stays for more: what brings it down costs its clip."""
-    ((_, seconds),) = _apart().run([task], progress, without_deadly_clip)
+    """As ``extract_unit``, in another process that stays for more: what brings it down costs its clip.
+
+    The device that was asked for is found here, by the name of the dask worker that this is.
+    """
+    device = pinned_device(task.settings.device, _worker_name())
+    if not hasattr(_apart, "pool"):
+        _apart.pool = Pool(extract_unit, 1)
+    pool: Pool[UnitTask, dict[str, float]] = _apart.pool
+    settings = replace(task.settings, device=device)
+    ((_, seconds),) = pool.run([replace(task, settings=settings)], progress, without_deadly_clip)
     return seconds
+
+
+def _worker_name() -> str:
+    """Name of the dask worker that this process is; empty outside of one."""
+    try:
+        from distributed import get_worker
+
+        return str(get_worker().name)
+    except (ImportError, ValueError):
+        return ""
 
 
 def without_deadly_clip(task: UnitTask, death: Death) -> UnitTask:

@@ -143,7 +143,7 @@ def test_a_deleted_chunk_is_an_error_and_not_zeros(tmp_path: Path) -> None:
     group = filled(tmp_path)
     chunk(group, 1, view=1).unlink()
     assert group.damaged_units() == [1]
-    with pytest.raises(CacheError, match=r"'c'.*pipe extract"):
+    with pytest.raises(CacheError, match=r"c/1/1/0: the chunk is missing.*pipe extract"):
         group.load()
 
 
