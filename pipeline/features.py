@@ -71,7 +71,7 @@ def settle(request: FeatureRequest, dataset: str, preset: str, cache: Path | str
     stored = stored_groups(cache, dataset)
     if extracting and request.groups:
         raise UsageError(
-            f"--features {request.groups[0]} names features that are there already; leave it out where features are made"
+            f"--features {request.groups[0]} names features that are there already; leave it out to make some"
         )
     given = _given(request.groups, stored, dataset)
     request = replace(request, modalities=request.modalities or tuple(given) or MODALITIES)

@@ -67,8 +67,8 @@ def _clean_view(bank: FeatureBank | CompactBank) -> int:
     found = bank.view_positions("clean")
     if not found:
         raise UsageError(
-            f"the features have no clean view, only {', '.join(bank.views)}; evaluation needs one: extract it, or import "
-            "features with --views clean0,..."
+            f"the features have no clean view, only {', '.join(bank.views)}; evaluation needs one: extract it, or "
+            "import features with --views clean0,..."
         )
     return found[0]
 

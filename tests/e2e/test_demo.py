@@ -92,17 +92,6 @@ def test_a_second_call_does_nothing(demo_run: Demo) -> None:
     assert table.group() in again.stdout
 
 
-def test_the_stages_by_name_meet_the_work_of_the_demo(demo_run: Demo, tmp_path: Path) -> None:
-    work = tmp_path / "copy"
-    shutil.copytree(demo_run[0], work)
-    common = ["--dataset", "demo", "--work", work]
-    assert "Everything was extracted already" in pipe("extract", *common).stdout
-    options = ["--labels", "1", "--seeds", "1", "--steps", "60"]
-    assert "All 3 runs were there already" in pipe("train-heads", *common, *options, "--method", "ssmdg").stdout
-    assert "SSMDG" in pipe("report", *common).stdout
-    assert re.search(r"all +\d", pipe("probe", *common).stdout)
-
-
 def test_stages_from_the_demo_data_by_its_manifest(demo_run: Demo, tmp_path: Path) -> None:
     """A manifest of the user's own gives the same features and the same runs as the demo by name."""
     source, work = demo_run[0], tmp_path / "work"
@@ -112,22 +101,18 @@ def test_stages_from_the_demo_data_by_its_manifest(demo_run: Demo, tmp_path: Pat
     assert re.search(r"audio +67 +4 +1", text)
     text = pipe("train-heads", *common, "--labels", "1", "--seeds", "1", "--steps", "60", "--method", "ssmdg").stdout
     assert "3 runs, 3 of them trained now" in text
-    text = pipe("report", *common).stdout
-    assert "SSMDG" in text
     mine = {(r["spec"]["method"], r["spec"]["target"]): r["curves"] for r in results(work).values()}
     theirs = {(r["spec"]["method"], r["spec"]["target"]): r["curves"] for r in results(source).values()}
     assert len(mine) == 3
     assert all(theirs[key] == curves for key, curves in mine.items())
 
 
-def test_a_dry_run_and_decoders_compared(demo_run: Demo, tmp_path: Path) -> None:
+def test_a_dry_run_writes_nothing(demo_run: Demo, tmp_path: Path) -> None:
     (tmp_path / "data").symlink_to(demo_run[0] / "data", target_is_directory=True)
     said = pipe("extract", "--dataset", "demo", "--work", tmp_path, "--dry-run").stdout
     assert "72 clips, 0 of them are in the cache, 72 to extract" in said
     assert "Nothing was written" in said
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
-    said = pipe("verify-decode", "--dataset", "demo", "--work", tmp_path, "--clips", "3", "--decoders", "pyav").stdout
-    assert "All decoders give the same frames." in said
     refused = pipe("extract", "--dataset", "demo", "--work", tmp_path, "--decoder", "ffmpeg", code=2).stderr
     assert "'ffmpeg' is not a decoder" in refused
 

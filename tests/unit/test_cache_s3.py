@@ -135,10 +135,10 @@ def test_missing_and_damaged_chunks_are_found(any_root: str) -> None:
     group.place.write_atomically("features/c/0/1/0", data[:-1] + bytes([data[-1] ^ 1]))
     group.place.delete("features/c/1/0/0")
     assert group.damaged_units() == [0, 1]
-    with pytest.raises(CacheError, match="damaged chunk|chunk fails its crc32c"):
+    with pytest.raises(CacheError, match=r"damaged chunk|chunk fails its crc32c"):
         group.load()
     group.forget_unit(0)
-    with pytest.raises(CacheError, match="chunk (of features )?is missing"):
+    with pytest.raises(CacheError, match=r"chunk (of features )?is missing"):
         group.load()
     group.forget_unit(1)
     extract(any_root)
