@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import signal
 import subprocess
 import time
@@ -94,3 +96,33 @@ def test_two_processes_share_an_extraction_and_one_of_them_is_killed(
         assert mine.digest() == FeatureGroup(path).digest()
         assert not mine.damaged_units()
         assert not list((mine.path / "leases").glob("unit-*"))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_killed_at_random_moments_an_extraction_ends_as_an_undisturbed_one(
+    demo_run: tuple[Path, str], tmp_path: Path, workers: int
+) -> None:
+    """67 kills for each number of workers, 200 in all: of the whole group, or of the parent alone."""
+    undisturbed, draw = features(demo_run[0]), random.Random(workers)
+    manifest = demo_run[0] / "data" / "demo" / "manifest.csv"
+    call = command("extract", "--dataset", str(manifest), "--work", str(tmp_path), "--workers", str(workers))
+    kills = ends = 0
+    while kills < 67 or not ends:
+        process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            assert process.wait(timeout=draw.uniform(2.0, 9.0) if kills < 67 else 300.0) == 0
+        except subprocess.TimeoutExpired:
+            kills += 1
+            if draw.random() < 0.5:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            process.wait()
+            continue
+        ends += 1
+        assert features(tmp_path) == undisturbed
+        for path in (tmp_path / "cache" / "demo").glob("*.zarr"):
+            group = FeatureGroup(path)
+            assert not group.damaged_units()
+            assert len({*group.clip_ids} - {""}) == sum(clip_id != "" for clip_id in group.clip_ids) == 72
+        shutil.rmtree(tmp_path / "cache")
