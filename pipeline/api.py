@@ -1,8 +1,8 @@
-"""The same as `pipe sweep` and `pipe report`, from a notebook: pandas comes back."""
+"""The same as `pipe sweep`, `pipe report` and `pipe predict`, from a notebook: pandas comes back."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,10 @@ from pipeline.process import configure_process, default_workers
 
 if TYPE_CHECKING:
     import pandas
+    from numpy.typing import ArrayLike
+
+    from pipeline.bundle import Bundle
+    from pipeline.predict import Predictor
 
 
 def sweep(
@@ -108,6 +112,111 @@ def report(
     frame = runs_frame(results)
     frame.attrs["paths"] = {key: str(path) for key, path in paths.items()}
     return frame
+
+
+def load_model(
+    model: str | Path, *, device: str = "auto", weights_folder: str | Path | None = None, **options: object
+) -> Predictor:
+    """A model that stays loaded, with its processes, for many calls of ``predict``; close it, or use ``with``.
+
+    Args:
+        model: folder that `pipe export` wrote.
+        device: auto, cpu, cuda or cuda:N.
+        weights_folder: where backbones' weights lie; ``None``: the default folder.
+        options: fields of ``pipeline.predict.PredictOptions``: workers, window, stride_seconds, levels, keep_degraded,
+            filler, threshold, deadline_seconds, decoder.
+
+    Raises:
+        UsageError: as the command would.
+    """
+    configure_process()
+    from dataclasses import fields
+
+    from pipeline.bundle import load_bundle
+    from pipeline.errors import choose
+    from pipeline.extraction import resolve_device
+    from pipeline.predict import PredictOptions, Predictor
+
+    for name in options:
+        choose("option of predict", name, [field.name for field in fields(PredictOptions)])
+    found = resolve_device(device)
+    bundle = load_bundle(model, found, None if weights_folder is None else Path(weights_folder))
+    return Predictor(bundle, PredictOptions(device=found, **options))  # type: ignore[arg-type]
+
+
+def predict(
+    model: str | Path | Predictor,
+    files: str | Path | Sequence[str | Path],
+    *,
+    root: str | Path | None = None,
+    outside: bool = False,
+    rate_hz: float | None = None,
+    **options: Any,
+) -> pandas.DataFrame:
+    """Predict media files.
+
+    Args:
+        model: a bundle's folder, or what ``load_model`` returned: then nothing is loaded or started again.
+        files: media files, folders of them, folders of numbered pictures, and manifests.
+        root: folder of a manifest's media; default: its own.
+        outside: allow media of a manifest outside the root.
+        rate_hz: pictures a second of folders of pictures.
+        options: see ``load_model``; not with a model that is loaded.
+
+    Returns:
+        One row per file, and one per window of a long file, with the columns of `pipe predict --csv`; ``status`` is
+        ``ok`` or ``failed``, and ``code`` says why.
+
+    Raises:
+        UsageError: as the command would; a file that cannot be read is a row, not an error.
+    """
+    configure_process()
+    import pandas
+
+    from pipeline.errors import UsageError
+    from pipeline.inputs import InputOptions, media_items
+
+    named = [files] if isinstance(files, str | Path) else list(files)
+    if isinstance(model, str | Path):
+        with load_model(model, **options) as predictor:
+            return predict(predictor, named, root=root, outside=outside, rate_hz=rate_hz)
+    if options:
+        raise UsageError(f"{next(iter(options))} goes to load_model: this model is loaded already")
+    head = model.head
+    items = media_items(named, InputOptions(None if root is None else Path(root), outside, rate_hz))
+    rows = [line.to_row(head.classes, head.modalities) for line in model.predict(items)]
+    return pandas.DataFrame(rows)
+
+
+def predict_features(
+    model: str | Path | Bundle | Predictor, X: Mapping[str, ArrayLike], *, filler: str | None = None
+) -> pandas.DataFrame:
+    """Predict rows of features; no media and no backbone is needed.
+
+    Args:
+        model: a bundle's folder, or one that is loaded.
+        X: per modality `(rows, dim)`, made by the backbones that the model was trained with; a row of NaN, and a
+            modality that is left out, are missing.
+        filler: what stands in for missing modalities; ``None``: the model's own.
+
+    Returns:
+        One row per row of the arrays, in their order, with the columns of ``predict``.
+
+    Raises:
+        UsageError: arrays that the model cannot read.
+    """
+    configure_process()
+    import numpy as np
+    import pandas
+
+    from pipeline.answering import predict_arrays
+    from pipeline.bundle import load_bundle
+
+    head = (load_bundle(model) if isinstance(model, str | Path) else model).head
+    arrays = {name: np.asarray(values) for name, values in X.items()}
+    return pandas.DataFrame(
+        [line.to_row(head.classes, head.modalities) for line in predict_arrays(head, arrays, filler)]
+    )
 
 
 def axis_text(name: str, values: object) -> str:

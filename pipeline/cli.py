@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from pipeline import __version__
 from pipeline.cache_commands import cache_app
 from pipeline.errors import PipeError, disk_error
+from pipeline.model_commands import model_app
 from pipeline.options import (
     Listing,
     busy_workspace,
@@ -81,6 +82,7 @@ app.add_typer(runs_app, name="runs")
 weights_app = typer.Typer(help="Published weights of backbones.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(weights_app, name="weights")
 app.add_typer(cache_app, name="cache")
+app.add_typer(model_app)
 
 
 def _version(value: bool) -> None:
@@ -153,7 +155,7 @@ def extract(
         bool, typer.Option("--retry-failed", help="Try clips again that crashed a decoder or were too late.")
     ] = False,
     cluster: Annotated[
-        str, typer.Option(help="tcp://HOST:PORT of a dask scheduler that shares the folders, or local:N.")
+        str, typer.Option(help="tcp://HOST:PORT of a dask scheduler that shares the folders, local:N or slurm:N.")
     ] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Measure a few clips and say what time, disk and memory all will take.")
@@ -167,13 +169,46 @@ def extract(
     from pipeline.workspace import open_dataset
 
     manifest = open_dataset(options, space)
-    features = replace(features, compiled=compile_, deadline_seconds=deadline)
+    remote = bool(cluster) and not dry_run
+    features = replace(features, compiled=compile_, deadline_seconds=deadline, remote=remote)
     settings = settle_features(manifest, options, features, space, extracting=True)
     show_notes(notes(manifest, settings))
     if dry_run:
         show_trial(try_features(manifest, settings, space, decoders))
     else:
         show_extraction(extract_features(manifest, settings, space, decoders, retry_failed, cluster))
+
+
+@app.command()
+@takes(space=workspace, weights=weights_folder)
+def doctor(
+    space: Workspace,
+    weights: WeightsFolder,
+    golden: Annotated[Path | None, typer.Option(help="Folder of golden numbers: compare ours with them.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option(help="With --golden: float32 or bfloat16.")] = "float32",
+    deep: Annotated[bool, typer.Option("--deep", help="Read every weight file.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Say what of this machine works, what does not, and what to do; exit code 1 where something is broken."""
+    from pipeline.doctor import Question, examine, to_json
+    from pipeline.doctor import failed as broken
+    from pipeline.extraction import resolve_device
+    from pipeline.selftest import run_golden
+    from pipeline.show_doctor import looking, show_checks, show_golden
+
+    place = resolve_device(device)
+    with looking() as look:
+        checks = examine(Question(space.folder, space.cache, weights.folder, place, deep), look)
+        results = [] if golden is None else run_golden(golden, place, precision, look)
+    if as_json:
+        print(to_json(checks, results))
+    else:
+        show_checks(checks)
+        if golden is not None:
+            show_golden(results, place, precision)
+    if broken(checks) or any(result.state == "fail" for result in results):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -243,7 +278,7 @@ def sweep(
     random: Annotated[int, typer.Option(min=0, help="Draws of random search.")] = 0,
     random_seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
     stack: Annotated[int, typer.Option(min=0, help="Runs in a stack, at most; 0: as many as fit.")] = 0,
-    cluster: Annotated[str, typer.Option(help="tcp://HOST:PORT of a dask scheduler, or local:N.")] = "",
+    cluster: Annotated[str, typer.Option(help="tcp://HOST:PORT of a dask scheduler, local:N or slurm:N.")] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print runs, stacks, memory, time; train nothing.")
     ] = False,
@@ -348,7 +383,7 @@ def reproduce(
     space: Workspace,
     features: FeatureRequest,
     what: Annotated[list[str], typer.Argument(metavar="NAME [AXIS=VALUES]...", help="A sweep file or its name.")],
-    cluster: Annotated[str, typer.Option(help="tcp://HOST:PORT of a dask scheduler, or local:N.")] = "",
+    cluster: Annotated[str, typer.Option(help="tcp://HOST:PORT of a dask scheduler, local:N or slurm:N.")] = "",
 ) -> None:
     """Extract, sweep and report in one call: a paper's table by its name."""
     from pipeline.show import show_extraction, show_paths

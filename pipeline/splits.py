@@ -44,7 +44,8 @@ def make_split(
 
     Training clips of the sources are labeled or unlabeled. Validation is every source's ``val`` part, or its ``test``
     part where it has no ``val``. Test is the target domain, whole or its ``test`` part. A data set of one domain is
-    trained on its ``train`` part and tested on its ``test`` part; validation is then its ``val`` part alone.
+    trained on its ``train`` part and tested on its ``test`` part; validation is then its ``val`` part alone. Without a
+    target (the empty name) there is no test: the run is trained, and judged elsewhere.
 
     ``strict``: the seed shuffles every (domain, class) once and the budget takes the first ones, so a smaller budget is
     a subset of a larger one. A group (clips of one source video, one person) is on one side only: clips of validation
@@ -56,7 +57,7 @@ def make_split(
     Args:
         manifest: the data set.
         sources: names of the source domains.
-        target: name of the unseen domain; of a data set of one domain, that one.
+        target: name of the unseen domain; of a data set of one domain, that one; "" for none.
         labels: which clips are labeled.
         usable: clip ids with features in at least one modality; ``None`` means all.
         target_part: ``all`` or ``test``.
@@ -87,7 +88,7 @@ def make_split(
     val, test = _held_out(manifest, sources, target, target_part, usable, inside)
     if protocol == "strict":
         val, test = _groups_apart(manifest, (*labeled, *unlabeled), val, test, notes)
-    if not test:
+    if target and not test:
         raise UsageError(f"target domain {target!r} of {manifest.dataset} has no usable clips to test on")
     if inside:
         notes.append(f"{target} is the only domain: trained on its train part, tested on its test part, no new domain")
@@ -114,7 +115,7 @@ def _check_domains(
     """Refuse domains that make no protocol; returns whether the target is the only domain there is."""
     if not sources or len(set(sources)) < len(sources):
         raise UsageError(f"sources {tuple(sources)}: name at least one source domain, each once")
-    for name in (*sources, target, *unlabeled):
+    for name in (*sources, *([target] if target else []), *unlabeled):
         choose(f"domain of {manifest.dataset}", name, manifest.domains)
     inside = tuple(sources) == (target,) == tuple(manifest.domains)
     if target in sources and not inside:

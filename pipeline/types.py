@@ -167,6 +167,20 @@ class ViewSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class CleanView(ViewSpec):
+    """The clean view alone, which is all that a prediction reads; no cache is made with it."""
+
+    weak: int = 0
+    strong: int = 0
+
+    def __post_init__(self) -> None:
+        if self.variant not in ("strict", "paper"):
+            raise UsageError(f"views: variant {self.variant!r}; allowed: strict, paper")
+        if (self.clean, self.weak, self.strong) != (1, 0, 0):
+            raise UsageError(f"views: {self.clean} clean, {self.weak} weak, {self.strong} strong; this is 1, 0 and 0")
+
+
+@dataclass(frozen=True, slots=True)
 class PerClass:
     """So many labeled clips per class and source domain."""
 
@@ -245,7 +259,7 @@ class RunSpec:
     manifest_digest: str  # digest of clip ids, labels, domains, splits and groups
     classes: tuple[str, ...]
     sources: tuple[str, ...]
-    target: str
+    target: str  # the unseen domain; "": none, nothing is tested
     modalities: tuple[str, ...]
     features: Mapping[str, Mapping[str, str]]  # per modality: backbone, weights, digest of the cached features
     budget: str  # as ``parse_budget`` reads it

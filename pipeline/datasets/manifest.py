@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pipeline.errors import ManifestError, UsageError, nearest
 from pipeline.types import Clip, Manifest
 
 REQUIRED = ("clip_id", "path", "label", "domain", "split")
+PREDICTED = ("path",)  # needed to predict on
 OPTIONAL = ("start", "stop", "audio_path", "flow_path", "group", "rate_hz")
 SPLITS = ("train", "val", "test")
 SAFE_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
@@ -41,26 +42,58 @@ def read_manifest(path: Path, root: Path | None = None, name: str | None = None,
         ManifestError: every faulty row at once, with the number of its line, of its row in Parquet (the first is 1).
         UsageError: a name that is not one for a folder.
     """
+    path, root = _checked_place(path, root, REQUIRED)
+    name = name or dataset_name(path)
+    if re.fullmatch(SAFE_NAME, name) is None:
+        raise UsageError(f"--name {name!r} becomes a folder's name; use letters, digits, '.', '_' and '-' alone")
+    clips, classes = _clips(path, root, outside, REQUIRED)
+    domains = tuple(sorted({clip.domain for clip in clips}))
+    return Manifest(name, classes, domains, clips, root)
+
+
+def read_clips(path: Path, root: Path | None = None, outside: bool = False) -> tuple[Clip, ...]:
+    """Read the clips of a manifest to predict on: as ``read_manifest``, but a column of ``path`` alone is enough.
+
+    An id that is not given is the path as it stands in the manifest; label, domain and split are empty where they are
+    not given, and a label may be any class.
+
+    Args:
+        path: the file.
+        root: folder that media must lie in; default the manifest's own.
+        outside: allow media outside ``root``.
+
+    Raises:
+        ManifestError: every faulty row at once, with its number.
+    """
+    path, root = _checked_place(path, root, PREDICTED)
+    return _clips(path, root, outside, PREDICTED)[0]
+
+
+def _checked_place(path: Path, root: Path | None, needed: Sequence[str]) -> tuple[Path, Path]:
+    """Paths of the manifest and of its root, which are there."""
     path = path.expanduser()
     if not path.is_file():
         raise ManifestError(
-            f"manifest {path} is not a file; give a CSV or Parquet file with columns {', '.join(REQUIRED)}"
+            f"manifest {path} is not a file; give a CSV or Parquet file with columns {', '.join(needed)}"
         )
     root = (root or path.parent).expanduser().resolve()
     if not root.is_dir():
         raise ManifestError(f"root {root} is not a folder; media paths of the manifest are relative to it")
-    name = name or dataset_name(path)
-    if re.fullmatch(SAFE_NAME, name) is None:
-        raise UsageError(f"--name {name!r} becomes a folder's name; use letters, digits, '.', '_' and '-' alone")
+    return path, root
+
+
+def _clips(path: Path, root: Path, outside: bool, needed: Sequence[str]) -> tuple[tuple[Clip, ...], tuple[str, ...]]:
+    """All clips, and the classes; columns that are not needed may be missing."""
     parquet = path.suffix.lower() == ".parquet"
-    rows, problems = _parquet_rows(path) if parquet else _rows(path)
+    rows, problems = _parquet_rows(path, needed) if parquet else _rows(path, needed)
     counted = "row" if parquet else "line"
-    classes = _classes(path.parent / "classes.txt", rows)
+    strict = "label" in needed
+    classes = _classes(path.parent / "classes.txt", rows) if strict else ()
     clips: list[Clip] = []
     lines: dict[str, int] = {}
     for number, row in rows:
         try:
-            clip = _clip(row, root, classes, outside)
+            clip = _clip(row, root, classes, outside) if strict else _unlabeled_clip(row, root, outside)
             if clip.clip_id in lines:
                 raise ManifestError(f"clip_id {clip.clip_id!r} was used in {counted} {lines[clip.clip_id]} already")
             lines[clip.clip_id] = number
@@ -77,8 +110,7 @@ def read_manifest(path: Path, root: Path | None = None, name: str | None = None,
     if not any(p.exists() for clip in clips for p in clip.media.values()):
         first = next(iter(clips[0].media.values()))
         raise ManifestError(f"none of the media files of {path} exists (first: {first}); is --root right? It is {root}")
-    domains = tuple(sorted({clip.domain for clip in clips}))
-    return Manifest(name, classes, domains, tuple(clips), root)
+    return tuple(clips), classes
 
 
 def dataset_name(path: Path) -> str:
@@ -95,14 +127,14 @@ def _text(path: Path) -> str:
         raise ManifestError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from None
 
 
-def _rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[int, str]]:
+def _rows(path: Path, needed: Sequence[str]) -> tuple[list[tuple[int, dict[str, str]]], dict[int, str]]:
     """Rows with their line numbers, white space around names and values gone; and rows of a wrong length by line."""
     reader = csv.reader(io.StringIO(_text(path), newline=""), skipinitialspace=True)
     rows: list[tuple[int, dict[str, str]]] = []
     problems: dict[int, str] = {}
     try:
         header = [name.strip() for name in next(reader, [])]
-        _check_header(path, header)
+        _check_header(path, header, needed)
         for values in reader:
             if not any(value.strip() for value in values):
                 continue
@@ -119,7 +151,7 @@ def _rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[int, str]]
     return rows, problems
 
 
-def _parquet_rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[int, str]]:
+def _parquet_rows(path: Path, needed: Sequence[str]) -> tuple[list[tuple[int, dict[str, str]]], dict[int, str]]:
     """Rows of a Parquet file with their numbers from 1, every value as the text it would have in CSV; no problems."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -127,7 +159,7 @@ def _parquet_rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], dict[in
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             schema = file.schema_arrow
-            _check_header(path, schema.names)
+            _check_header(path, schema.names, needed)
             for field in schema:
                 _check_type(path, field.name, field.type)
             columns = file.read(use_threads=False).to_pydict()
@@ -165,15 +197,16 @@ def _check_type(path: Path, column: str, kind: Any) -> None:
     raise ManifestError(f"{path}: column {column!r} is of type {kind}; it must hold {allowed}, convert it")
 
 
-def _check_header(path: Path, header: list[str]) -> None:
+def _check_header(path: Path, header: list[str], needed: Sequence[str]) -> None:
     """Refuse missing, unknown and repeated columns."""
     known = (*REQUIRED, *OPTIONAL)
-    missing = [name for name in REQUIRED if name not in header]
+    missing = [name for name in needed if name not in header]
     if missing:
         hints = "".join(nearest(name, [h for h in header if h not in known]) for name in missing)
         raise ManifestError(
             f"{path} lacks the column(s) {', '.join(missing)}.{hints} "
-            f"Found: {', '.join(header) or 'nothing'}; needed: {', '.join(REQUIRED)}; optional: {', '.join(OPTIONAL)}"
+            f"Found: {', '.join(header) or 'nothing'}; needed: {', '.join(needed)}; "
+            f"optional: {', '.join(name for name in known if name not in needed)}"
         )
     unknown = [name for name in header if name not in known]
     if unknown:
@@ -216,14 +249,20 @@ def _clip(row: Mapping[str, str], root: Path, classes: tuple[str, ...], outside:
         raise ManifestError("domain is empty; name the site or recording condition, any text")
     if row["split"] not in SPLITS:
         raise ManifestError(f"split {row['split']!r} is none of {', '.join(SPLITS)}.{nearest(row['split'], SPLITS)}")
-    media = {key: _inside(row[c], c, root, outside) for c, key in MEDIA_COLUMNS.items() if row.get(c)}
+    return _unlabeled_clip(row, root, outside)
+
+
+def _unlabeled_clip(row: Mapping[str, str], root: Path, outside: bool) -> Clip:
+    """Build one clip, whatever its label, domain and split are; without an id it is called by its path and stretch."""
+    stretch = f"@{row.get('start', '')}-{row.get('stop', '')}" if row.get("start") or row.get("stop") else ""
+    clip_id = row["clip_id"] if "clip_id" in row else f"{row['path']}{stretch}"
     return Clip(
-        clip_id=row["clip_id"],
-        domain=row["domain"],
-        label=row["label"],
-        split=row["split"],
-        group=row.get("group") or row["clip_id"],
-        media=media,
+        clip_id=clip_id,
+        domain=row.get("domain", ""),
+        label=row.get("label", ""),
+        split=row.get("split", ""),
+        group=row.get("group") or clip_id,
+        media={key: _inside(row[c], c, root, outside) for c, key in MEDIA_COLUMNS.items() if row.get(c)},
         start_seconds=_number(row, "start"),
         end_seconds=_number(row, "stop"),
         rate_hz=_number(row, "rate_hz"),

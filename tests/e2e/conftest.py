@@ -6,10 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from typer.testing import CliRunner
 
 # Small enough for seconds: 72 clips, 9 runs.
 DEMO = ["demo", "--clips-per-class", "4", "--labels", "1", "--seeds", "1", "--steps", "60", "--workers", "2"]
@@ -25,6 +27,23 @@ def pipe(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[s
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     return done
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command printed."""
+
+    stdout: str
+    stderr: str
+
+
+def here(*arguments: str | Path, code: int = 0) -> Said:
+    """Run a command in this process, which has PyTorch loaded already, and check its exit code."""
+    from pipeline.cli import app
+
+    done = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert done.exit_code == code, f"exit code {done.exit_code}\n{done.output}"
+    return Said(done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="session")

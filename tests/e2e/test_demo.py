@@ -11,7 +11,7 @@ import av
 import numpy as np
 import zarr
 
-from tests.e2e.conftest import DEMO, pipe
+from tests.e2e.conftest import DEMO, here, pipe
 
 Demo = tuple[Path, str]
 
@@ -92,16 +92,14 @@ def test_a_second_call_does_nothing(demo_run: Demo) -> None:
     assert table.group() in again.stdout
 
 
-def test_stages_from_the_demo_data_by_its_manifest(demo_run: Demo, tmp_path: Path) -> None:
-    """A manifest of the user's own gives the same features and the same runs as the demo by name."""
-    source, work = demo_run[0], tmp_path / "work"
-    manifest = source / "data" / "demo" / "manifest.csv"
-    common = ["--dataset", manifest, "--work", work]
-    text = pipe("extract", *common).stdout
-    assert re.search(r"audio +67 +4 +1", text)
-    text = pipe("train-heads", *common, "--labels", "1", "--seeds", "1", "--steps", "60", "--method", "ssmdg").stdout
+def test_heads_on_the_demo_data_by_its_manifest(demo_run: Demo, tmp_path: Path) -> None:
+    """A manifest of the user's own gives the same runs as the demo by name; tests/e2e/test_kill.py: the same features."""
+    source = demo_run[0]
+    shutil.copytree(source / "cache", tmp_path / "cache")
+    common = ["--dataset", source / "data" / "demo" / "manifest.csv", "--work", tmp_path, "--workers", "1"]
+    text = here("train-heads", *common, "--labels", "1", "--seeds", "1", "--steps", "60", "--method", "ssmdg").stdout
     assert "3 runs, 3 of them trained now" in text
-    mine = {(r["spec"]["method"], r["spec"]["target"]): r["curves"] for r in results(work).values()}
+    mine = {(r["spec"]["method"], r["spec"]["target"]): r["curves"] for r in results(tmp_path).values()}
     theirs = {(r["spec"]["method"], r["spec"]["target"]): r["curves"] for r in results(source).values()}
     assert len(mine) == 3
     assert all(theirs[key] == curves for key, curves in mine.items())
@@ -113,7 +111,7 @@ def test_a_dry_run_writes_nothing(demo_run: Demo, tmp_path: Path) -> None:
     assert "72 clips, 0 of them are in the cache, 72 to extract" in said
     assert "Nothing was written" in said
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
-    refused = pipe("extract", "--dataset", "demo", "--work", tmp_path, "--decoder", "ffmpeg", code=2).stderr
+    refused = here("extract", "--dataset", "demo", "--work", tmp_path, "--decoder", "ffmpeg", code=2).stderr
     assert "'ffmpeg' is not a decoder" in refused
 
 
@@ -125,26 +123,26 @@ def test_views_as_in_the_papers_code_by_decoders_that_feed_one_encoder(demo_run:
     (group,) = (tmp_path / "cache" / "demo").glob("audio-*.zarr")
     identity = zarr.open_group(group, mode="r").attrs["identity"]
     assert identity["settings"]["augmentation"] == "paper"
-    assert "Everything was extracted already" in pipe("extract", *where).stdout
+    assert "Everything was extracted already" in here("extract", *where).stdout
 
 
 def test_the_cache_is_listed_checked_mended_and_exchanged(demo_run: Demo, tmp_path: Path) -> None:
     shutil.copytree(demo_run[0] / "cache", tmp_path / "cache")
     (tmp_path / "data").symlink_to(demo_run[0] / "data", target_is_directory=True)
     where = ("--work", tmp_path)
-    assert "tiny-audio" in pipe("cache", "ls", *where).stdout
-    assert "no_audio_stream" in pipe("cache", "info", "demo/audio", *where).stdout
-    pipe("cache", "verify", *where)
+    assert "tiny-audio" in here("cache", "ls", *where).stdout
+    assert "no_audio_stream" in here("cache", "info", "demo/audio", *where).stdout
+    here("cache", "verify", *where)
     (chunk, *_) = (tmp_path / "cache" / "demo").glob("video-*.zarr/features/c/0/2/0")
     damaged = bytearray(chunk.read_bytes())
     damaged[100] ^= 4
     chunk.write_bytes(damaged)
-    assert "chunk" in pipe("cache", "verify", "demo/video", *where, code=1).stdout
-    assert "unit 0 is todo again" in pipe("cache", "verify", "--repair", *where).stdout
-    assert "32 clips in" in pipe("extract", "--dataset", "demo", *where).stdout
-    pipe("cache", "verify", *where)
-    pipe("cache", "export", tmp_path / "out", "demo/audio", *where)
+    assert "chunk" in here("cache", "verify", "demo/video", *where, code=1).stdout
+    assert "unit 0 is todo again" in here("cache", "verify", "--repair", *where).stdout
+    assert "32 clips in" in here("extract", "--dataset", "demo", *where, "--workers", "1").stdout
+    here("cache", "verify", *where)
+    here("cache", "export", tmp_path / "out", "demo/audio", *where)
     (exported,) = (tmp_path / "out" / "demo").glob("*.h5")
-    pipe("cache", "import", exported, "--work", tmp_path / "other")
-    theirs = pipe("cache", "info", "demo/audio", "--work", tmp_path / "other").stdout
-    assert re.search(r"digest +(\w+)", theirs)[1] in pipe("cache", "info", "demo/audio", *where).stdout
+    here("cache", "import", exported, "--work", tmp_path / "other")
+    theirs = here("cache", "info", "demo/audio", "--work", tmp_path / "other").stdout
+    assert re.search(r"digest +(\w+)", theirs)[1] in here("cache", "info", "demo/audio", *where).stdout

@@ -13,7 +13,7 @@ import pytest
 from heads.fillers import FILLERS
 from heads.methods import METHODS
 from pipeline.classical import CLASSICAL
-from tests.e2e.conftest import pipe
+from tests.e2e.conftest import here
 
 SUBSETS = ["video+flow+audio", "video+flow", "video+audio", "flow+audio", "video", "flow", "audio"]
 BASE = ["zero", "mean", "prototype", "finetuned", "renormalise"]
@@ -65,7 +65,7 @@ def tables(text: str) -> list[tuple[str, list[str], dict[str, list[str]]]]:
 def trained(work: Path, *options: str) -> dict[str, dict[str, Any]]:
     """The runs that a call of ``pipe train-heads`` adds."""
     before = runs(work).keys()
-    text = pipe("train-heads", "--dataset", "demo", "--work", work, *SMALL, *options).stdout
+    text = here("train-heads", "--dataset", "demo", "--work", work, *SMALL, *options).stdout
     added = {run_id: plain for run_id, plain in runs(work).items() if run_id not in before}
     assert f"{len(added)} runs, {len(added)} of them trained now" in text
     return added
@@ -75,7 +75,7 @@ def test_every_run_is_evaluated_on_every_subset_with_every_filler(work: Path) ->
     options = ["--dataset", "demo", "--missing", "all", "--finetune-translators", "5", "--work", work]
     demo = runs(work)
     assert len(demo) == 9
-    text = pipe("eval", "all", *options).stdout
+    text = here("eval", "all", *options).stdout
     printed = tables(text)
     assert [title.split(" on ")[0] for title, _, _ in printed] == ["Labeled only (ERM)", "FixMatch", "SSMDG"]
     assert [fillers for _, fillers, _ in printed] == [BASE, BASE, WITH_TRANSLATORS]
@@ -113,7 +113,7 @@ def test_compact_mixed_runs_are_trained_and_evaluated_without_sound(work: Path) 
         assert all(plain["environment"][f"projection_{m}"] for m in ("video", "flow", "audio"))
         assert (work / "results" / "demo" / "weights" / f"{run_id}.safetensors").is_file()
     names = [run_id[:10] for run_id in added]
-    text = pipe("eval", *names, "--dataset", "demo", "--missing", "audio", "--fillers", "zero,mean", "--work", work)
+    text = here("eval", *names, "--dataset", "demo", "--missing", "audio", "--fillers", "zero,mean", "--work", work)
     printed = tables(text.stdout)
     assert {title.split(" on ")[0].split(",")[0].split(" (")[0] for title, _, _ in printed} == {"MM", "B-MM"}
     for _, fillers, cells in printed:
@@ -134,7 +134,7 @@ def test_compact_mixed_runs_are_trained_and_evaluated_without_sound(work: Path) 
     ],
 )
 def test_wrong_names_are_said_in_one_message(work: Path, arguments: list[str], message: str) -> None:
-    done = pipe("eval", *arguments, "--dataset", "demo", "--work", work, code=2)
+    done = here("eval", *arguments, "--dataset", "demo", "--work", work, code=2)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert message in line
     assert done.stdout == ""
@@ -143,7 +143,7 @@ def test_wrong_names_are_said_in_one_message(work: Path, arguments: list[str], m
 def test_without_weights_there_is_nothing_to_evaluate(work: Path) -> None:
     (run_id,) = trained(work, "--method", "erm", "--no-keep-weights")
     assert not (work / "results" / "demo" / "weights" / f"{run_id}.safetensors").exists()
-    done = pipe("eval", run_id, "--dataset", "demo", "--work", work, code=2)
+    done = here("eval", run_id, "--dataset", "demo", "--work", work, code=2)
     assert re.search(
         f"^error: run {run_id} has no weights in .*: it was trained without keeping them", done.stderr, re.M
     )
@@ -151,7 +151,7 @@ def test_without_weights_there_is_nothing_to_evaluate(work: Path) -> None:
 
 
 def test_every_method_is_listed() -> None:
-    text = pipe("methods").stdout
+    text = here("methods").stdout
     listed = [line.split()[0] for line in text.splitlines() if re.match(r"  [a-z]", line)]
     assert listed == ["name", *METHODS, *CLASSICAL]
     assert "Trained heads all have: learning_rate=0.001" in text

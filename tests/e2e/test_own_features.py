@@ -11,7 +11,7 @@ import numpy as np
 import zarr
 
 from cache.store import FeatureGroup, stored_groups
-from tests.e2e.conftest import pipe
+from tests.e2e.conftest import here
 
 
 def test_imported_features_are_trained_on_by_their_name(demo_run: tuple[Path, str], tmp_path: Path) -> None:
@@ -26,7 +26,8 @@ def test_imported_features_are_trained_on_by_their_name(demo_run: tuple[Path, st
         for clip_id, label in labels.items():  # easy on purpose: what is tested is that these are what is trained on
             file[clip_id] = (np.eye(6)[classes.index(label)] * 8 + noise.normal(size=6)).astype(np.float32)
     where = ("--work", tmp_path)
-    pipe("cache", "import", tmp_path / "theirs.h5", *where, "--dataset", "demo", "--modality", "video", "--backbone",
+    alone = ("--workers", "1")
+    here("cache", "import", tmp_path / "theirs.h5", *where, "--dataset", "demo", "--modality", "video", "--backbone",
          "someones-net", "--manifest", tmp_path / "data" / "demo" / "manifest.csv")  # fmt: skip
     (group,) = stored_groups(tmp_path / "cache", "demo")
     common = (
@@ -43,22 +44,34 @@ def test_imported_features_are_trained_on_by_their_name(demo_run: tuple[Path, st
         "200",
         "--set",
         "learning_rate=0.02",
+        *alone,
     )
-    assert "no video features of demo" in pipe("train-heads", *common, "--modalities", "video", code=2).stderr
-    text = pipe("train-heads", *common, "--features", group.place.name[:16]).stdout
+    assert "no video features of demo" in here("train-heads", *common, "--modalities", "video", code=2).stderr
+    text = here("train-heads", *common, "--features", group.place.name[:16]).stdout
     assert "someones-net: imported features, their provenance is declared and not checked" in " ".join(text.split())
     assert "no augmented views" in text
-    table = pipe("runs", "ls", *where, "--columns", "method,target/fused").stdout
+    table = here("runs", "ls", *where, "--columns", "method,target/fused").stdout
     assert min(float(word) for word in table.split() if word.startswith(("0.", "1."))) > 0.7  # chance is 0.17
-    assert "names no group of demo" in pipe("train-heads", *common, "--features", "audio-x", code=2).stderr
-    assert "leave it out" in pipe("extract", "--dataset", "demo", *where, "--features", "video", code=2).stderr
+    assert "names no group of demo" in here("train-heads", *common, "--features", "audio-x", code=2).stderr
+    assert "leave it out" in here("extract", "--dataset", "demo", *where, "--features", "video", code=2).stderr
 
 
 def test_float32_features(demo_run: tuple[Path, str], tmp_path: Path) -> None:
     made, _ = demo_run
     shutil.copytree(made / "data", tmp_path / "data")
-    own = ("--dataset", "demo", "--work", tmp_path, "--modalities", "audio", "--feature-dtype", "float32")
-    pipe("extract", *own)
+    own = (
+        "--dataset",
+        "demo",
+        "--work",
+        tmp_path,
+        "--modalities",
+        "audio",
+        "--feature-dtype",
+        "float32",
+        "--workers",
+        "1",
+    )
+    here("extract", *own)
     (stored,) = stored_groups(tmp_path / "cache", "demo")
     assert stored.identity.dtype == "float32"
     assert zarr.open_group(str(stored.path), mode="r")["features"].dtype == np.float32
@@ -69,5 +82,5 @@ def test_float32_features(demo_run: tuple[Path, str], tmp_path: Path) -> None:
     np.testing.assert_array_equal(full.features.astype(np.float16), rounded.features)
     assert (
         "3 runs"
-        in pipe("train-heads", *own, "--method", "fixmatch", "--labels", "1", "--seeds", "1", "--steps", "10").stdout
+        in here("train-heads", *own, "--method", "fixmatch", "--labels", "1", "--seeds", "1", "--steps", "10").stdout
     )

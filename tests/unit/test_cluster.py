@@ -24,12 +24,13 @@ echo "Submitted batch job $!"
 SCRIPT = """
 import pipeline.cluster
 from pipeline.errors import UsageError
-from pipeline.units import _worker_name
 
 pipeline.cluster.QUEUE_SECONDS = {seconds}
 if __name__ == "__main__":
     try:
         with pipeline.cluster.connect("slurm:1") as cluster:
+            from pipeline.units import _worker_name
+
             print(cluster.workers, cluster.client.submit(_worker_name).result(timeout=30))
     except UsageError as error:
         print("UsageError", error)
