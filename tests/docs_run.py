@@ -201,7 +201,7 @@ def _run(command: str, said: io.StringIO) -> int:
     if bar:  # what the first command prints is what the last one reads
         with Path("listed.txt").open("w") as listed:
             subprocess.run(in_little(source).replace("/cameras", "cameras"), shell=True, stdout=listed, check=True)
-        sys.stdin, command = Path("listed.txt").open(), last
+        sys.stdin, command = Path("listed.txt").open(), last  # noqa: SIM115 - the command reads it, as a shell has it
     if not re.match(r"(uv run )?pipe ", command):
         raise ValueError(f"not a command that is known here: {command}")
     words, target = arguments(in_little(command))

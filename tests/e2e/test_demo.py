@@ -93,7 +93,7 @@ def test_a_second_call_does_nothing(demo_run: Demo) -> None:
 
 
 def test_heads_on_the_demo_data_by_its_manifest(demo_run: Demo, tmp_path: Path) -> None:
-    """A manifest of the user's own gives the same runs as the demo by name; tests/e2e/test_kill.py: the same features."""
+    """A manifest of the user's own gives the same runs as the demo by name (and, in test_kill.py, features)."""
     source = demo_run[0]
     shutil.copytree(source / "cache", tmp_path / "cache")
     common = ["--dataset", source / "data" / "demo" / "manifest.csv", "--work", tmp_path, "--workers", "1"]
