@@ -358,7 +358,7 @@ def _fitted_on(spec: RunSpec, split: Split) -> str:
     if len(split.val) < FEWEST_CLIPS:
         return (
             f"nothing: the sources {', '.join(spec.sources)} hold back {len(split.val)} clips, and fewer than "
-            f"{FEWEST_CLIPS} fix no temperature; probabilities are not calibrated"
+            f"{FEWEST_CLIPS} fix no temperature; probabilities are not calibrated."
         )
     also = " They also chose the evaluation whose weights these are." if _selects(spec) else ""
     return f"{len(split.val)} held-back clips of the sources {', '.join(spec.sources)}.{also}"
