@@ -20,6 +20,14 @@ def _needed(folder: Path, what: str) -> Path:
     return folder
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that take minutes run where they are asked for."""
+    for item in items:
+        for name in ("soak", "bench"):
+            if item.get_closest_marker(name) and name not in config.option.markexpr:
+                item.add_marker(pytest.mark.skip(reason=f"takes minutes; run with -m {name}"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """As in the workers: one thread per process, so that rounding and speed do not depend on the machine."""

@@ -101,7 +101,7 @@ def prepare() -> None:
             writer.writerows({**row, "path": str(media / row["path"])} for row in some)
     shutil.copytree(demo, "mine/media")
     with h5py.File("features.h5", "w") as store:
-        for number, row in enumerate(rows):
+        for number, row in enumerate(r for r in rows if r["clip_id"][-3:] != "002"):
             store[row["clip_id"]] = np.random.default_rng(number).normal(size=8).astype(np.float32)
 
 

@@ -32,7 +32,7 @@ def work(demo_run: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Room for every column, wherever the tests run."""
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr("pipeline.console.out._width", 120)
 
 
 def runs(work: Path) -> dict[str, dict[str, Any]]:
