@@ -13,6 +13,8 @@ import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
+from tests.in_process import extraction_in_process
+
 # Small enough for seconds: 72 clips, 9 runs.
 DEMO = ["demo", "--clips-per-class", "4", "--labels", "1", "--seeds", "1", "--steps", "60", "--workers", "2"]
 
@@ -41,7 +43,8 @@ def here(*arguments: str | Path, code: int = 0) -> Said:
     """Run a command in this process, which has PyTorch loaded already, and check its exit code."""
     from pipeline.cli import app
 
-    done = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    with extraction_in_process():
+        done = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
     assert done.exit_code == code, f"exit code {done.exit_code}\n{done.output}"
     return Said(done.stdout, done.stderr)
 

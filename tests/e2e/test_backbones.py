@@ -22,6 +22,7 @@ from extractors.initialise import initialise
 from extractors.loading import load_last_stage, random_weights
 from pipeline.cli import app
 from tests.file_server import Answer, serving
+from tests.in_process import extraction_in_process
 
 CLIPS = 8
 SMALL = ("--weak", "1", "--strong", "1")
@@ -30,7 +31,8 @@ TRAIN = ("--method", "erm", "--labels", "1", "--seeds", "1", "--steps", "3", "--
 
 def run(*arguments: str | Path, code: int = 0) -> str:
     """A command in this process, which has PyTorch loaded already; returns what it printed."""
-    done = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    with extraction_in_process():
+        done = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
     assert done.exit_code == code, done.output
     return done.output
 

@@ -42,6 +42,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     running.stop()
 
 
+@pytest.mark.soak
 def test_extract_by_a_cluster_and_train(
     demo_run: tuple[Path, str], tmp_path: Path, environment: dict[str, str]
 ) -> None:

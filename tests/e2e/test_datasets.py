@@ -1,4 +1,4 @@
-"""Data sets known by name, from the command line; the whole way of each is walked by tests/e2e/test_docs.py."""
+"""Data sets known by name, from the command line; the whole way of each is walked in tests/e2e/test_docs.py."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 import zarr
 
 from tests.e2e.conftest import DEMO, here, pipe
@@ -83,7 +84,7 @@ def test_a_second_call_does_nothing(demo_run: Demo) -> None:
     work, first = demo_run
     kept = [p for part in ("data", "cache", "results") for p in (work / part).rglob("*") if p.is_file()]
     before = {p: p.stat().st_mtime_ns for p in kept if p.name != ".lock"}
-    again = pipe(*DEMO, "--work", work)
+    again = here(*DEMO, "--work", work)
     assert "Everything was extracted already" in again.stdout
     assert "All 9 runs were there already" in again.stdout
     assert {p: p.stat().st_mtime_ns for p in before} == before
@@ -107,7 +108,7 @@ def test_heads_on_the_demo_data_by_its_manifest(demo_run: Demo, tmp_path: Path) 
 
 def test_a_dry_run_writes_nothing(demo_run: Demo, tmp_path: Path) -> None:
     (tmp_path / "data").symlink_to(demo_run[0] / "data", target_is_directory=True)
-    said = pipe("extract", "--dataset", "demo", "--work", tmp_path, "--dry-run").stdout
+    said = here("extract", "--dataset", "demo", "--work", tmp_path, "--dry-run").stdout
     assert "72 clips, 0 of them are in the cache, 72 to extract" in said
     assert "Nothing was written" in said
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
@@ -115,6 +116,7 @@ def test_a_dry_run_writes_nothing(demo_run: Demo, tmp_path: Path) -> None:
     assert "'ffmpeg' is not a decoder" in refused
 
 
+@pytest.mark.soak
 def test_views_as_in_the_papers_code_by_decoders_that_feed_one_encoder(demo_run: Demo, tmp_path: Path) -> None:
     (tmp_path / "data").symlink_to(demo_run[0] / "data", target_is_directory=True)
     where = ("--dataset", "demo", "--work", tmp_path, "--modalities", "audio", "--augmentation", "paper")

@@ -53,7 +53,7 @@ def real(media_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     folder = tmp_path_factory.mktemp("real")
     manifest = write_manifest(folder, [REAL])
     arguments = ["--dataset", str(manifest), "--root", str(media_dir), "--work", str(folder / "work")]
-    pipe("extract", *arguments, "--workers", "1")
+    here("extract", *arguments, "--workers", "1")
     return folder / "work", arguments
 
 
@@ -96,7 +96,7 @@ def test_damaged_files_are_quarantined_and_the_rest_goes_on(tmp_path: Path) -> N
     rows = [f"{n},{n}.mp4,c{i % 2},d{i % 2},train,,,,\n" for i, n in enumerate(names)]
     manifest = write_manifest(media, [*rows, "sound,sound.wav,c0,d0,train,,,,\n"])
     arguments = ["extract", "--dataset", str(manifest), "--work", str(tmp_path / "work"), "--workers", "1"]
-    text = pipe(*arguments).stdout
+    text = here(*arguments).stdout
     found = records(tmp_path / "work")
     assert found["good"] == expect(video="present", flow="present", audio="present")
     assert found["mute"] == expect(video="present", flow="present", audio="absent no_audio_stream")

@@ -89,6 +89,7 @@ def test_a_kill_in_the_middle_loses_stacks_and_changes_nothing(work: Path, whole
 
 
 @pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="needs the extra [cluster]")
+@pytest.mark.soak
 def test_two_dask_workers_give_the_same_numbers(work: Path, whole: dict[str, object]) -> None:
     text = pipe("sweep", "--dataset", "demo", "--work", work, "--cluster", "local:2", *AXES).stdout
     assert f"{RUNS} runs: {RUNS} trained now" in text

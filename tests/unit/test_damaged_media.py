@@ -90,7 +90,7 @@ def test_the_corpus_is_large_and_the_same_each_time(damaged: list[Path], tmp_pat
             assert one.read_bytes() == other.read_bytes(), one.name
 
 
-@pytest.mark.parametrize("decoder", ["auto", "pyav", "torchcodec", pytest.param("decord", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("decoder", ["auto", "torchcodec", pytest.param("decord", marks=pytest.mark.soak)])
 def test_every_file_is_classified_in_time(damaged: list[Path], decoder: str, request: pytest.FixtureRequest) -> None:
     if decoder == "decord" and "soak" not in request.config.option.markexpr:
         pytest.skip("nothing chooses decord; run with -m soak")
@@ -233,7 +233,7 @@ def test_memory_stays_flat_over_many_opens(
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("decoder", ["auto", "pyav", "torchcodec"])
+@pytest.mark.parametrize("decoder", ["auto", "torchcodec"])
 def test_flipped_bits_never_hang(tmp_path: Path, decoder: str, request: pytest.FixtureRequest) -> None:
     if "soak" not in request.config.option.markexpr:
         pytest.skip("takes a minute; run with -m soak")
