@@ -61,6 +61,7 @@ def features(work: Path) -> dict[str, str]:
 
 def test_killed_again_and_again_it_ends_with_the_same_numbers(demo_run: tuple[Path, str], tmp_path: Path) -> None:
     work = tmp_path / "work"
+    shutil.copytree(demo_run[0] / "data", work / "data")
     interrupt(work, lambda: files(work, "cache/demo/*.zarr/commits/*.json") >= 1, signal.SIGKILL)
     assert files(work, "cache/demo/*.zarr/commits/*.json") < 9
     message = interrupt(work, lambda: files(work, "results/demo/*.json") >= 1, signal.SIGINT)
