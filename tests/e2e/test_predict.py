@@ -518,9 +518,7 @@ def test_arrays_that_no_model_reads_are_refused(predictor: Predictor, change: AR
 
 
 @pytest.mark.soak
-def test_all_damaged_media_are_predicted_or_refused(demo: Demo, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if "soak" not in request.config.option.markexpr:
-        pytest.skip("takes minutes; run with -m soak")
+def test_all_damaged_media_are_predicted_or_refused(demo: Demo, tmp_path: Path) -> None:
     paths = damaged_media.write_damaged(tmp_path / "damaged")
     with load_model(demo.model, workers=2, deadline_seconds=60.0) as loaded:
         lines = list(loaded.predict(iter([MediaItem.from_path(str(path)) for path in paths])))
@@ -532,11 +530,7 @@ def test_all_damaged_media_are_predicted_or_refused(demo: Demo, tmp_path: Path, 
 
 
 @pytest.mark.soak
-def test_memory_stays_flat_over_a_thousand_files(
-    demo: Demo, altered: dict[str, list[Path]], request: pytest.FixtureRequest
-) -> None:
-    if "soak" not in request.config.option.markexpr:
-        pytest.skip("takes a minute; run with -m soak")
+def test_memory_stays_flat_over_a_thousand_files(demo: Demo, altered: dict[str, list[Path]]) -> None:
     import psutil
 
     paths = [path for kind in ("whole", "mute", "black") for path in altered[kind]]

@@ -104,9 +104,7 @@ def test_processes_share_a_group_and_kills_leave_no_trace(tmp_path: Path) -> Non
 
 @pytest.mark.soak
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_two_hundred_kills_leave_no_trace(tmp_path: Path, workers: int, request: pytest.FixtureRequest) -> None:
-    if "soak" not in request.config.option.markexpr:
-        pytest.skip("takes minutes; run with -m soak")
+def test_two_hundred_kills_leave_no_trace(tmp_path: Path, workers: int) -> None:
     extract(tmp_path / "alone", MANY)
     kills = 0
     while kills < 200:

@@ -91,9 +91,7 @@ def test_the_corpus_is_large_and_the_same_each_time(damaged: list[Path], tmp_pat
 
 
 @pytest.mark.parametrize("decoder", ["auto", "torchcodec", pytest.param("decord", marks=pytest.mark.soak)])
-def test_every_file_is_classified_in_time(damaged: list[Path], decoder: str, request: pytest.FixtureRequest) -> None:
-    if decoder == "decord" and "soak" not in request.config.option.markexpr:
-        pytest.skip("nothing chooses decord; run with -m soak")
+def test_every_file_is_classified_in_time(damaged: list[Path], decoder: str) -> None:
     if decoder in DECODERS and (reason := DECODERS[decoder].why_not()):
         pytest.skip(reason)
     context = multiprocessing.get_context("spawn")
@@ -220,11 +218,7 @@ def test_memory_stays_flat(tmp_path: Path, decoder: str) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("decoder", ["auto", "pyav", "torchcodec", "decord"])
-def test_memory_stays_flat_over_many_opens(
-    tmp_path: Path, damaged: list[Path], decoder: str, request: pytest.FixtureRequest
-) -> None:
-    if "soak" not in request.config.option.markexpr:
-        pytest.skip("takes a minute; run with -m soak")
+def test_memory_stays_flat_over_many_opens(tmp_path: Path, damaged: list[Path], decoder: str) -> None:
     if decoder in DECODERS and (reason := DECODERS[decoder].why_not()):
         pytest.skip(reason)
     assert grown(few(tmp_path), decoder, 1000) < 8
@@ -234,9 +228,7 @@ def test_memory_stays_flat_over_many_opens(
 
 @pytest.mark.soak
 @pytest.mark.parametrize("decoder", ["auto", "torchcodec"])
-def test_flipped_bits_never_hang(tmp_path: Path, decoder: str, request: pytest.FixtureRequest) -> None:
-    if "soak" not in request.config.option.markexpr:
-        pytest.skip("takes a minute; run with -m soak")
+def test_flipped_bits_never_hang(tmp_path: Path, decoder: str) -> None:
     if decoder in DECODERS and (reason := DECODERS[decoder].why_not()):
         pytest.skip(reason)
     for name, codec in (("a.mp4", "libx264"), ("a.mkv", "libx264"), ("a.avi", "mpeg4"), ("a.ts", "mpeg2video")):

@@ -499,8 +499,6 @@ def test_the_worst_of_many_differences() -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("precision", selftest.PRECISIONS)
-def test_all_golden_numbers(golden_dir: Path, precision: str, request: pytest.FixtureRequest) -> None:
-    if "soak" not in request.config.option.markexpr:
-        pytest.skip("half a minute; run with -m soak")
+def test_all_golden_numbers(golden_dir: Path, precision: str) -> None:
     found = run_golden(golden_dir, precision=precision)
     assert {result.state for result in found} <= {"pass", "skipped"}, found

@@ -92,9 +92,7 @@ def test_scikit_learn_checks(estimator: Any, check: Any) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("method", METHODS)
-def test_scikit_learn_checks_of_every_method(method: str, request: pytest.FixtureRequest) -> None:
-    if "soak" not in request.config.option.markexpr:
-        pytest.skip("the checks of one method are in the suite; run with -m soak")
+def test_scikit_learn_checks_of_every_method(method: str) -> None:
     estimator = FewLabelClassifier(method, steps=80, hparams={"learning_rate": 0.02})
     estimator_checks.check_estimator(estimator, expected_failed_checks=EXPECTED_FAILURES, on_skip=None)
 

@@ -102,9 +102,7 @@ def test_a_model_on_paper(model: str):
 
 
 @pytest.mark.soak
-def test_every_model_on_paper(request: pytest.FixtureRequest):
-    if "soak" not in request.config.option.markexpr:
-        pytest.skip("takes a minute; run with -m soak")
+def test_every_model_on_paper():
     wrong = {}
     for model in [*IMAGES, *VIDEOS]:
         for member in get_model_weights(model):
